@@ -1,0 +1,149 @@
+package fsm
+
+import "conclave/lock"
+
+// By is the author of a change.
+type By struct {
+	Kind CallerKind `cbor:"1,keyasint,omitempty"`
+	Peer string     `cbor:"2,keyasint,omitempty"`
+	Ref  string     `cbor:"3,keyasint,omitempty"`
+	User string     `cbor:"4,keyasint,omitempty"`
+}
+
+// Entry is one key's value. Entries are immutable: a change makes a new one.
+type Entry struct {
+	Key        string `cbor:"1,keyasint"`
+	Value      []byte `cbor:"2,keyasint"` // compact JSON
+	Version    uint64 `cbor:"3,keyasint"`
+	Rev        uint64 `cbor:"4,keyasint"`
+	CreatedRev uint64 `cbor:"5,keyasint"`
+	By         By     `cbor:"6,keyasint"`
+	At         int64  `cbor:"7,keyasint"`           // wall, Unix ms
+	Expires    int64  `cbor:"8,keyasint,omitempty"` // cluster time, ms; 0: never
+	ExpiresAt  int64  `cbor:"9,keyasint,omitempty"` // the same as wall time, for display
+	Bound      string `cbor:"10,keyasint,omitempty"`
+}
+
+// Peer is one participant. Immutable: a change makes a new one.
+type Peer struct {
+	ID          string `cbor:"1,keyasint"`
+	Key         string `cbor:"2,keyasint"` // resume key; a secret, never shown to others
+	User        string `cbor:"3,keyasint,omitempty"`
+	Ref         string `cbor:"4,keyasint,omitempty"`
+	Role        string `cbor:"5,keyasint,omitempty"`
+	Name        string `cbor:"6,keyasint,omitempty"`
+	Data        []byte `cbor:"7,keyasint,omitempty"`
+	Attached    bool   `cbor:"8,keyasint,omitempty"`
+	Gen         uint64 `cbor:"9,keyasint"` // rev of the last join, attach or detach
+	Node        string `cbor:"10,keyasint,omitempty"`
+	Incarnation uint64 `cbor:"11,keyasint,omitempty"`
+	TTL         int64  `cbor:"12,keyasint,omitempty"` // ms; of a peer without a socket
+	Deadline    int64  `cbor:"13,keyasint,omitempty"` // cluster time at which it leaves: end of grace, or of its TTL
+	JoinedAt    int64  `cbor:"14,keyasint"`           // wall, Unix ms
+	JoinedRev   uint64 `cbor:"15,keyasint"`
+}
+
+// View is the state as of one revision: immutable, safe for any number of
+// readers, never behind a lock. Nothing reachable from it may be changed.
+type View struct{ s *State }
+
+// Rev is the revision of the last change; Index the raft index of the last
+// entry applied ("applied" in the sense of the design); Now the cluster time in ms.
+func (v *View) Rev() uint64   { return v.s.rev }
+func (v *View) Index() uint64 { return v.s.index }
+func (v *View) Now() int64    { return v.s.now }
+
+// Cluster is the cluster's id, "" before its first leader named it.
+func (v *View) Cluster() string { panic("not built") }
+
+// Session is the live session of a room, nil if it has none.
+func (v *View) Session(room string) *Session { panic("not built") }
+
+// Rooms calls f for each room with a live session, sorted, from the first name
+// greater than after that starts with prefix, until f returns false.
+func (v *View) Rooms(prefix, after string, f func(*Session) bool) { panic("not built") }
+
+// Node is what the log knows of a node; ok is false before it registered.
+func (v *View) Node(id string) (n NodeInfo, ok bool) { panic("not built") }
+
+// Nodes lists them sorted by id.
+func (v *View) Nodes() []NodeInfo { panic("not built") }
+
+// Replica reports whether the node is meant to stay a non-voter.
+func (v *View) Replica(node string) bool { panic("not built") }
+
+// BatchResults returns the stored results of a node's batch, ok false when it
+// was not applied or is no longer kept. last is the last number applied.
+func (v *View) BatchResults(node string, incarnation, seq uint64) (results []Result, last uint64, ok bool) {
+	panic("not built")
+}
+
+// Deadlines calls f for every pending deadline of the state, in no particular
+// order but the same on all replicas. A new leader starts its timers from it.
+func (v *View) Deadlines(f func(Deadline)) { panic("not built") }
+
+// NodeUse calls f for every room in which a node and incarnation for which gone
+// returns true has attached peers or waiters without a socket, with the timer
+// (ControlNodeGone) that ends that; Term is left to the caller.
+func (v *View) NodeUse(gone func(node string, incarnation uint64) bool, f func(Control)) {
+	panic("not built")
+}
+
+// Lease finds the deadline of a lock's holder (by fence and owner) as it stands
+// in the state; ok is false if it does not hold the lock. Peer leases likewise
+// by peer id (owner and key zero).
+func (v *View) Lease(r LeaseRef) (d Deadline, ok bool) { panic("not built") }
+
+// LeaseRef names something a caller keeps alive: a lock's lease, or (with Peer
+// set and Key empty) a peer without a socket.
+type LeaseRef struct {
+	Room    string     `cbor:"1,keyasint"`
+	Session string     `cbor:"2,keyasint,omitempty"` // "" accepts the live one
+	Store   string     `cbor:"3,keyasint,omitempty"`
+	Key     string     `cbor:"4,keyasint,omitempty"`
+	Fence   uint64     `cbor:"5,keyasint,omitempty"`
+	Owner   lock.Owner `cbor:"6,keyasint"`
+	Peer    string     `cbor:"7,keyasint,omitempty"`
+}
+
+// NodeInfo is what a node registered.
+type NodeInfo struct {
+	ID          string
+	Incarnation uint64
+	Register
+}
+
+// Session is one life of a room, as of a View.
+type Session struct {
+	Room, ID     string
+	StartedAt    int64 // wall, Unix ms
+	StartedRev   uint64
+	Profile      string
+	Limits       Limits
+	Grace        int64 // ms
+	Linger       int64 // ms
+	Idle         int64 // ms; 0: started by a join
+	LastEventRev uint64
+	// unexported: stores, peers, locks, remembered requests, …
+}
+
+// Counts of a session.
+type Counts struct{ Peers, Stores, Keys, Bytes, Locks int }
+
+// StoreInfo describes a store of a session.
+type StoreInfo struct {
+	Store       string
+	Keys, Bytes int
+}
+
+func (s *Session) Counts() Counts                                     { panic("not built") }
+func (s *Session) Stores() []StoreInfo                                { panic("not built") } // sorted; "default" always
+func (s *Session) Entry(store, key string) *Entry                     { panic("not built") } // nil when absent
+func (s *Session) Peer(id string) *Peer                               { panic("not built") }
+func (s *Session) Peers(f func(*Peer) bool)                           { panic("not built") } // sorted by id
+func (s *Session) Lock(store, key string) *lock.Lock                  { panic("not built") } // nil when nobody holds or wants it
+func (s *Session) Locks(f func(store, key string, l *lock.Lock) bool) { panic("not built") }
+
+// Entries calls f for each entry of a store, sorted by key, from the first key
+// greater than after that starts with prefix, until f returns false.
+func (s *Session) Entries(store, prefix, after string, f func(*Entry) bool) { panic("not built") }
