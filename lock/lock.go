@@ -37,4 +37,65 @@ type Waiter struct {
 	Node        string `cbor:"10,keyasint,omitempty"`
 	Incarnation uint64 `cbor:"11,keyasint,omitempty"`
 	Name        string `cbor:"12,keyasint,omitempty"` // Acquire.Waiter
+
+	// Where the request's answer is remembered, besides Client and Request.
+	User string `cbor:"13,keyasint,omitempty"`
+	Idem string `cbor:"14,keyasint,omitempty"`
+
+	// The mode it asks for. The lock takes the mode of its first holder.
+	Shared  bool `cbor:"15,keyasint,omitempty"`
+	Permits int  `cbor:"16,keyasint,omitempty"` // 0 and 1: one
+}
+
+// Moment is when a change happens, as the log of the caller says.
+type Moment struct {
+	Rev  uint64 // the revision of the change; the fence of what it grants
+	Now  int64  // cluster time, ms
+	Wall int64  // Unix ms, for display only
+}
+
+// Held reports whether anybody holds the lock. The nil Lock is held by nobody,
+// and all reading methods accept it.
+func (l *Lock) Held() bool { return l != nil && len(l.Holders) > 0 }
+
+// Holder is the grant of an owner, nil if it has none.
+func (l *Lock) Holder(o Owner) *Holder {
+	if l == nil {
+		return nil
+	}
+	for i := range l.Holders {
+		if l.Holders[i].Owner == o {
+			return &l.Holders[i]
+		}
+	}
+	return nil
+}
+
+// Guards reports whether fence is the current fencing token of this owner: the
+// number alone, which everybody may know, is worth nothing.
+func (l *Lock) Guards(o Owner, fence uint64) bool {
+	h := l.Holder(o)
+	return h != nil && h.Fence == fence
+}
+
+// Position is the place in line of the waiter with this ID: 1 is next, 0 is not
+// in line.
+func (l *Lock) Position(id uint64) int {
+	if l == nil {
+		return 0
+	}
+	for i := range l.Queue {
+		if l.Queue[i].ID == id {
+			return i + 1
+		}
+	}
+	return 0
+}
+
+// Waiting is how many wait.
+func (l *Lock) Waiting() int {
+	if l == nil {
+		return 0
+	}
+	return len(l.Queue)
 }
