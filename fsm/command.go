@@ -25,6 +25,7 @@ type Proposal struct {
 	Wall     int64     `cbor:"3,keyasint,omitempty"` // Unix ms
 	Batches  []Batch   `cbor:"4,keyasint,omitempty"`
 	Controls []Control `cbor:"5,keyasint,omitempty"` // applied before the batches
+	Term     uint64    `cbor:"6,keyasint,omitempty"` // Time counts only in an entry of this raft term: time stands still without a leader
 }
 
 // Batch is a numbered run of one node's commands. Numbers of an incarnation are
