@@ -1,0 +1,88 @@
+package cluster
+
+import (
+	"fmt"
+
+	"github.com/hashicorp/raft"
+)
+
+// transport is what raft gets: any other transport (TCP's, the simulation's) with
+// four things changed.
+//
+//   - Heartbeats take no fast path. In hashicorp/raft a heartbeat that is handled
+//     beside the main loop may move the term while the leader's log is being
+//     appended (hashicorp/raft#695); the Transport contract lets us ignore the handler.
+//   - A peer is encoded as its server id, never as its address. Votes are recorded
+//     under what EncodePeer returns, and addresses may change hands. LocalAddr and
+//     DecodePeer agree with it, so whatever raft calls a leader's address is its id.
+//   - Entries are not pipelined: a follower can wedge for ever (hashicorp/raft#612).
+//   - Followers hear of a commit at once (see nudger).
+//
+// raft closes it on Shutdown.
+type transport struct {
+	raft.Transport
+	preVote raft.WithPreVote // the inner transport again: embedding an interface hides it
+	self    raft.ServerID
+	nudges  *nudger
+}
+
+var (
+	_ raft.Transport   = (*transport)(nil)
+	_ raft.WithPreVote = (*transport)(nil) // without it raft silently turns pre-vote off
+	_ raft.WithClose   = (*transport)(nil)
+)
+
+// newTransport wraps the transport of the server with that id.
+func newTransport(inner raft.Transport, self raft.ServerID) (*transport, error) {
+	preVote, ok := inner.(raft.WithPreVote)
+	if !ok {
+		return nil, fmt.Errorf("transport %T cannot pre-vote", inner)
+	}
+	return &transport{Transport: inner, preVote: preVote, self: self, nudges: newNudger(inner.AppendEntries)}, nil
+}
+
+// Applied says that this node has published the entry with that index, of that
+// raft term. If it leads in that term, its followers are told that the entry is
+// committed. Any node may call it for every entry; it never blocks.
+func (t *transport) Applied(index, term uint64) { t.nudges.applied(index, term) }
+
+// AppendEntries sends entries and learns from the answer what the follower has.
+func (t *transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	f := t.nudges.sending(id, target, req)
+	err := t.Transport.AppendEntries(id, target, req, resp)
+	t.nudges.answered(f, req, resp, err)
+	return err
+}
+
+// AppendEntriesPipeline tells raft to send one request at a time.
+func (t *transport) AppendEntriesPipeline(raft.ServerID, raft.ServerAddress) (raft.AppendPipeline, error) {
+	return nil, raft.ErrPipelineReplicationNotSupported
+}
+
+// RequestPreVote passes a pre-vote on.
+func (t *transport) RequestPreVote(id raft.ServerID, target raft.ServerAddress, req *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
+	return t.preVote.RequestPreVote(id, target, req, resp)
+}
+
+// SetHeartbeatHandler does nothing: heartbeats go through Consumer like the rest.
+func (t *transport) SetHeartbeatHandler(func(raft.RPC)) {}
+
+// LocalAddr is this server's id.
+func (t *transport) LocalAddr() raft.ServerAddress { return raft.ServerAddress(t.self) }
+
+// EncodePeer is the server's id, whatever its address.
+func (t *transport) EncodePeer(id raft.ServerID, _ raft.ServerAddress) []byte { return []byte(id) }
+
+// DecodePeer is the inverse of EncodePeer.
+func (t *transport) DecodePeer(b []byte) raft.ServerAddress { return raft.ServerAddress(b) }
+
+// Close ends the nudges and closes the inner transport if it can be closed.
+func (t *transport) Close() error {
+	t.nudges.stop()
+	var err error
+	if c, ok := t.Transport.(raft.WithClose); ok {
+		err = c.Close()
+	}
+	t.nudges.wait() // after the close, which ends the requests under way
+	return err
+}
