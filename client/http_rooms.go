@@ -1,0 +1,163 @@
+package client
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"conclave/client/wire"
+)
+
+// ServerInfo is the answer of GET /v1.
+type ServerInfo struct {
+	V        int      `json:"v"`
+	Version  string   `json:"version"`
+	Node     string   `json:"node"`
+	Features []string `json:"features"`
+}
+
+// RoomInfo describes a room's live session.
+type RoomInfo struct {
+	Room      string      `json:"room"`
+	Session   string      `json:"session"`
+	StartedAt string      `json:"started_at"`
+	Rev       uint64      `json:"rev"`
+	Profile   string      `json:"profile"`
+	Limits    wire.Limits `json:"limits"`
+	GraceMs   int64       `json:"grace_ms"`
+	LingerMs  int64       `json:"linger_ms"`
+	Counts    struct {
+		Peers  int `json:"peers"`
+		Stores int `json:"stores"`
+		Keys   int `json:"keys"`
+		Bytes  int `json:"bytes"`
+		Locks  int `json:"locks"`
+	} `json:"counts"`
+}
+
+// RoomsPage is a page of the rooms with a live session. Next, unless empty, is
+// the After of the next page. What a server says of each room is kept as it is.
+type RoomsPage struct {
+	Rooms []RoomInfo `json:"rooms"`
+	Next  string     `json:"next"`
+}
+
+// OpenParams are the numbers and the first content of a session. Zero means what
+// the profile says; Linger and Idle have a resolution of 1 ms.
+type OpenParams struct {
+	Profile string
+	Linger  time.Duration
+	Grace   time.Duration
+	Idle    time.Duration
+	Stores  map[string]map[string]any // store, key, value
+}
+
+// StoreInfo describes a store.
+type StoreInfo struct {
+	Store string `json:"store"`
+	Keys  int    `json:"keys"`
+	Bytes int    `json:"bytes"`
+}
+
+// Info asks a server who it is.
+func (h *HTTP) Info(ctx context.Context) (*ServerInfo, error) {
+	return get[ServerInfo](ctx, h, "/v1")
+}
+
+// Rooms lists rooms with a live session whose names start with prefix, sorted,
+// from the first name greater than after. limit 0 leaves the page size to the
+// server.
+func (h *HTTP) Rooms(ctx context.Context, prefix, after string, limit int) (*RoomsPage, error) {
+	c, err := newCall(http.MethodGet, "/v1/rooms", nil)
+	if err != nil {
+		return nil, err
+	}
+	setString(c.query, "prefix", prefix)
+	setString(c.query, "after", after)
+	setNumber(c.query, "limit", limit)
+	return answer[RoomsPage](ctx, h, c)
+}
+
+// Room describes a room's live session; the error is no_session when it has none.
+func (h *HTTP) Room(ctx context.Context, room string) (*RoomInfo, error) {
+	return get[RoomInfo](ctx, h, roomPath(room))
+}
+
+// OpenRoom opens a session before any peer joins, with its first content, all at
+// once. A session that is open already stays as it is.
+func (h *HTTP) OpenRoom(ctx context.Context, room string, p OpenParams) (*RoomInfo, error) {
+	body := struct {
+		Profile string                    `json:"profile,omitempty"`
+		Linger  int64                     `json:"linger_ms,omitempty"`
+		Grace   int64                     `json:"grace_ms,omitempty"`
+		Idle    int64                     `json:"idle_timeout_ms,omitempty"`
+		Stores  map[string]map[string]any `json:"stores,omitempty"`
+	}{p.Profile, p.Linger.Milliseconds(), p.Grace.Milliseconds(), p.Idle.Milliseconds(), p.Stores}
+	c, err := newCall(http.MethodPut, roomPath(room), body)
+	if err != nil {
+		return nil, err
+	}
+	return answer[RoomInfo](ctx, h, c.write(""))
+}
+
+// EndRoom ends a room's session now. session, unless empty, names the one that
+// is meant; another one is left alone with session_ended.
+func (h *HTTP) EndRoom(ctx context.Context, room, session string) error {
+	c, err := newCall(http.MethodDelete, roomPath(room), nil)
+	if err != nil {
+		return err
+	}
+	if session != "" {
+		c.header.Set("Conclave-Session", session)
+	}
+	return h.do(ctx, c.write(""), nil)
+}
+
+// Stores lists the stores of a room.
+func (h *HTTP) Stores(ctx context.Context, room string) ([]StoreInfo, error) {
+	page, err := get[struct {
+		Stores []StoreInfo `json:"stores"`
+	}](ctx, h, roomPath(room, "stores"))
+	if err != nil {
+		return nil, err
+	}
+	return page.Stores, nil
+}
+
+// Peers lists the peers of a room.
+func (h *HTTP) Peers(ctx context.Context, room string) ([]wire.Peer, error) {
+	page, err := get[struct {
+		Peers []wire.Peer `json:"peers"`
+	}](ctx, h, roomPath(room, "peers"))
+	if err != nil {
+		return nil, err
+	}
+	return page.Peers, nil
+}
+
+// RemovePeer removes a peer from a room.
+func (h *HTTP) RemovePeer(ctx context.Context, room, peer string) error {
+	c, err := newCall(http.MethodDelete, roomPath(room, "peers", peer), nil)
+	if err != nil {
+		return err
+	}
+	return h.do(ctx, c.write(""), nil)
+}
+
+// get answers a plain GET.
+func get[T any](ctx context.Context, h *HTTP, path string) (*T, error) {
+	c, err := newCall(http.MethodGet, path, nil)
+	if err != nil {
+		return nil, err
+	}
+	return answer[T](ctx, h, c)
+}
+
+// answer runs a call and decodes its answer.
+func answer[T any](ctx context.Context, h *HTTP, c *call) (*T, error) {
+	out := new(T)
+	if err := h.do(ctx, c, out); err != nil {
+		return nil, err
+	}
+	return out, nil
+}

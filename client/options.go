@@ -1,0 +1,189 @@
+package client
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"conclave/client/wire"
+)
+
+// ReadOption modifies a read of a Room: InStore, Stale, MinRev.
+type ReadOption interface{ read(*readOptions) }
+
+// WriteOption modifies a write of a Room: InStore, the conditions (If…), Fence
+// and Under, TTL, Bound.
+type WriteOption interface{ write(*wire.Op) error }
+
+// LockOption modifies the taking of a lock: InStore, TTL, Wait, LockData,
+// ReleaseOnDetach.
+type LockOption interface{ lock(*lockOptions) error }
+
+type readOptions struct {
+	store  string
+	stale  bool
+	minRev uint64
+}
+
+type lockOptions struct {
+	store    string
+	ttl      time.Duration // 0: bound to the peer
+	wait     time.Duration
+	forever  bool // no Wait given: as long as the context lasts
+	data     json.RawMessage
+	onDetach bool
+}
+
+type (
+	storeOption string
+	readFunc    func(*readOptions)
+	writeFunc   func(*wire.Op) error
+	lockFunc    func(*lockOptions) error
+	ttlOption   time.Duration
+)
+
+func (f readFunc) read(o *readOptions)          { f(o) }
+func (f writeFunc) write(op *wire.Op) error     { return f(op) }
+func (f lockFunc) lock(o *lockOptions) error    { return f(o) }
+func (s storeOption) read(o *readOptions)       { o.store = string(s) }
+func (s storeOption) write(op *wire.Op) error   { op.Store = string(s); return nil }
+func (s storeOption) lock(o *lockOptions) error { o.store = string(s); return nil }
+
+func (t ttlOption) write(op *wire.Op) error {
+	ms := time.Duration(t).Milliseconds()
+	op.TTLMs = &ms
+	return nil
+}
+
+func (t ttlOption) lock(o *lockOptions) error { o.ttl = time.Duration(t); return nil }
+
+// InStore names the store; without it, it is "default".
+func InStore(store string) interface {
+	ReadOption
+	WriteOption
+	LockOption
+} {
+	return storeOption(store)
+}
+
+// Stale reads the copy of the node that the room is connected to. It may lag, but
+// never behind what this Room has seen.
+func Stale() ReadOption { return readFunc(func(o *readOptions) { o.stale = true }) }
+
+// MinRev waits until the node has applied that revision.
+func MinRev(rev uint64) ReadOption { return readFunc(func(o *readOptions) { o.minRev = rev }) }
+
+// IfRev writes only if the key's rev is this one; an absent key has rev 0.
+func IfRev(rev uint64) WriteOption {
+	return condition(func(c *wire.If) error { c.Rev = &rev; return nil })
+}
+
+// IfVersion writes only if the key's version is this one; an absent key has
+// version 0. Versions start again after a delete: compare by rev where a key may
+// be deleted.
+func IfVersion(version uint64) WriteOption {
+	return condition(func(c *wire.If) error { c.Version = &version; return nil })
+}
+
+// IfAbsent writes only if the key is absent, IfExists only if it is there.
+func IfAbsent() WriteOption {
+	return condition(func(c *wire.If) error { c.Absent = true; return nil })
+}
+
+// IfExists writes only if the key is there.
+func IfExists() WriteOption {
+	return condition(func(c *wire.If) error { c.Exists = true; return nil })
+}
+
+// IfValue writes only if the key's value equals v as JSON: numbers as exact
+// decimals, members of objects in any order.
+func IfValue(v any) WriteOption {
+	return condition(func(c *wire.If) (err error) {
+		if c.Value, err = json.Marshal(v); err != nil {
+			err = fmt.Errorf("encode expected value: %w", err)
+		}
+		return err
+	})
+}
+
+// condition adds to the conditions of a write; all of them must hold.
+func condition(set func(*wire.If) error) WriteOption {
+	return writeFunc(func(op *wire.Op) error {
+		if op.If == nil {
+			op.If = &wire.If{}
+		}
+		return set(op.If)
+	})
+}
+
+// Fence writes under the lock on the key that was granted with that fence. Only
+// its owner can; Under is the better way for a Lock of this Room.
+func Fence(fence uint64) WriteOption {
+	return writeFunc(func(op *wire.Op) error { op.Fence = &fence; return nil })
+}
+
+// Under writes under a lock on the key, with its fence. A lock that is known to
+// be lost refuses at once.
+func Under(l *Lock) WriteOption {
+	return writeFunc(func(op *wire.Op) error {
+		if err := l.Err(); err != nil {
+			return lostError(l, err)
+		}
+		fence := l.Fence()
+		op.Fence = &fence
+		return nil
+	})
+}
+
+// TTL is the time after which an entry goes, or the lease of a lock (1 s to
+// 24 h). The resolution is 1 ms.
+func TTL(d time.Duration) interface {
+	WriteOption
+	LockOption
+} {
+	return ttlOption(d)
+}
+
+// Bound lets the entry go when the peer of this Room leaves.
+func Bound() WriteOption {
+	return writeFunc(func(op *wire.Op) error { op.Bind = json.RawMessage("true"); return nil })
+}
+
+// Wait bounds how long Lock queues; without it, the context does.
+func Wait(d time.Duration) LockOption {
+	return lockFunc(func(o *lockOptions) error { o.wait, o.forever = d, false; return nil })
+}
+
+// LockData is shown to others with the lock.
+func LockData(v any) LockOption {
+	return lockFunc(func(o *lockOptions) (err error) {
+		if o.data, err = json.Marshal(v); err != nil {
+			err = fmt.Errorf("encode lock data: %w", err)
+		}
+		return err
+	})
+}
+
+// ReleaseOnDetach ends the lock as soon as the connection is lost, rather than
+// when the peer's grace is over.
+func ReleaseOnDetach() LockOption {
+	return lockFunc(func(o *lockOptions) error { o.onDetach = true; return nil })
+}
+
+// newWrite makes the operation of a write; value is left out when do has none.
+func newWrite(do, key string, value any, opts []WriteOption) (*wire.Op, error) {
+	op := &wire.Op{Do: do, Key: key}
+	if do == "put" {
+		data, err := json.Marshal(value)
+		if err != nil {
+			return nil, fmt.Errorf("encode value of %q: %w", key, err)
+		}
+		op.Value = data
+	}
+	for _, o := range opts {
+		if err := o.write(op); err != nil {
+			return nil, err
+		}
+	}
+	return op, nil
+}
