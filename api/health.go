@@ -1,0 +1,46 @@
+package api
+
+import (
+	"net/http"
+
+	"github.com/gin-gonic/gin"
+
+	"conclave/client/wire"
+)
+
+// features are the optional parts of the protocol that this server has beyond
+// version 1.
+var features = []string{}
+
+// getServer answers GET /v1.
+func (s *Server) getServer(c *gin.Context, in *input) error {
+	if err := in.done(); err != nil {
+		return err
+	}
+	return answer(c, http.StatusOK, s.node.View().Rev(), marshal(struct {
+		V        int      `json:"v"`
+		Version  string   `json:"version"`
+		Node     string   `json:"node"`
+		Features []string `json:"features"`
+	}{wire.Version, s.cfg.Version, s.node.ID(), features}))
+}
+
+// getLive answers /livez: the process answers.
+func (s *Server) getLive(c *gin.Context, _ *input) error {
+	c.JSON(http.StatusOK, gin.H{"live": true})
+	return nil
+}
+
+// getReady answers /readyz: whether to send clients here, and if not, why.
+func (s *Server) getReady(c *gin.Context, _ *input) error {
+	reasons := s.node.Ready()
+	if s.isClosing() {
+		reasons = append(reasons, "draining")
+	}
+	if len(reasons) > 0 {
+		c.JSON(http.StatusServiceUnavailable, gin.H{"ready": false, "reasons": reasons})
+		return nil
+	}
+	c.JSON(http.StatusOK, gin.H{"ready": true, "reasons": []string{}})
+	return nil
+}

@@ -1,0 +1,84 @@
+package api
+
+import (
+	"net/http"
+	"strings"
+
+	"github.com/gin-gonic/gin"
+
+	"conclave/client/wire"
+	"conclave/fsm"
+)
+
+// getKey answers GET …/stores/{store}/keys/{key}.
+func (s *Server) getKey(c *gin.Context, in *input) error {
+	store, key, raw := in.store(), in.key(), in.flag("raw")
+	sess, v, err := s.reading(in)
+	if err != nil {
+		return err
+	}
+	e := sess.Entry(store, key)
+	if e == nil {
+		return wire.Errorf(wire.NotFound, "no such key").With("store", store).With("key", key)
+	}
+	c.Header("ETag", entityTag(e.Rev))
+	if has(c.Request.Header.Values("If-None-Match"), entityTag(e.Rev)) {
+		return answer(c, http.StatusNotModified, v.Rev(), nil)
+	}
+	if raw {
+		return answer(c, http.StatusOK, v.Rev(), e.Value)
+	}
+	return answer(c, http.StatusOK, v.Rev(), appendEntry(nil, e))
+}
+
+// has reports whether an If-None-Match names the tag. It compares weakly, as RFC
+// 9110 says for reads; tags that are not ours match nothing.
+func has(headers []string, tag string) bool {
+	for _, h := range headers {
+		for t := range strings.SplitSeq(h, ",") {
+			t = strings.TrimSpace(t)
+			if t == "*" || strings.TrimPrefix(t, "W/") == tag {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// putKey answers PUT …/stores/{store}/keys/{key}: the body is the value.
+func (s *Server) putKey(c *gin.Context, in *input) error {
+	cmd, owner := s.writing(in, fsm.CommandTxn), in.owner()
+	op := fsm.Operation{
+		Kind: fsm.OpPut, Store: in.store(), Key: in.key(), Value: in.value(), If: in.conditions(), Fence: in.fence(),
+	}
+	op.TTL, _ = in.number("ttl_ms", 1, maxEntryTTL)
+	if peer, ok := in.text("bind"); ok {
+		if op.Bind = peer; badID(peer) {
+			in.refuse("bind", "is not the id of a peer")
+		}
+	}
+	cmd.Txn = single(op)
+	r, err := s.do(in, cmd, owner)
+	if err != nil {
+		return err
+	}
+	status := http.StatusOK
+	if r.Ops[0].Created {
+		status = http.StatusCreated
+	}
+	c.Header("ETag", entityTag(r.Ops[0].Rev))
+	return answer(c, status, r.Rev, encodePut(r))
+}
+
+// deleteKey answers DELETE …/stores/{store}/keys/{key}.
+func (s *Server) deleteKey(c *gin.Context, in *input) error {
+	cmd, owner := s.writing(in, fsm.CommandTxn), in.owner()
+	cmd.Txn = single(fsm.Operation{
+		Kind: fsm.OpDelete, Store: in.store(), Key: in.key(), If: in.conditions(), Fence: in.fence(),
+	})
+	r, err := s.do(in, cmd, owner)
+	if err != nil {
+		return err
+	}
+	return answer(c, http.StatusOK, r.Rev, encodeDelete(r))
+}

@@ -1,0 +1,314 @@
+package api
+
+import (
+	"context"
+	"crypto/sha256"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/gin-gonic/gin"
+
+	"conclave/client/wire"
+	"conclave/fsm"
+	"conclave/lock"
+)
+
+// acquireLock answers POST …/locks/{store}/{key}. A request that waits holds its
+// place for as long as its connection lasts; when it ends, so does the wait.
+func (s *Server) acquireLock(c *gin.Context, in *input) error {
+	cmd := s.writing(in, fsm.CommandAcquire)
+	a := &fsm.Acquire{
+		Store: in.store(), Key: in.key(),
+		Node: s.node.ID(), Incarnation: s.node.Incarnation(), Waiter: in.unique("w"),
+	}
+	o := in.object()
+	owner, named := o.str("owner")
+	by := fsm.Caller{Owner: owner}
+	if peer, ok := in.header(headerPeer); ok {
+		by = fsm.Caller{Kind: fsm.CallerPeer, Peer: peer} // do checks that it is
+	} else if !named {
+		owner = in.unique("o")
+	} else if w := badKey(owner); w != "" {
+		o.refuse("owner", "%s", w)
+	}
+	a.Wait, _ = o.number("wait_ms", 0, maxWait)
+	a.Lock = *o.lockRequest(by)
+	o.done()
+	cmd.Acquire = a
+
+	w := s.grants.expect(cmd.Room, a.Store, a.Key)
+	defer w.forget()
+	r, err := s.do(in, cmd, owner)
+	if err != nil {
+		return err
+	}
+	held := fsm.LeaseRef{
+		Room: cmd.Room, Session: r.Session, Store: a.Store, Key: a.Key, Fence: r.Fence, Owner: cmd.Caller.LockOwner(),
+	}
+	rev := r.Rev
+	if r.Waiting > 0 {
+		grant, err := s.await(c.Request.Context(), w, cmd, r)
+		if err != nil {
+			s.abandon(held, grant.Fence, !named && cmd.Idem == "" && by.Kind != fsm.CallerPeer)
+			return err
+		}
+		held.Fence, rev = grant.Fence, grant.Rev
+	}
+	left := a.Lock.TTL
+	if r.Waiting > 0 || r.Repeated { // else it has just begun
+		left = s.leaseLeft(c.Request.Context(), held, left)
+	}
+	return answer(c, http.StatusOK, rev, encodeHeld(held, a.Lock.TTL, left))
+}
+
+// unique makes a name up. With an Idempotency-Key it is the same for every repeat
+// of the request, so that a repeat owns, and waits for, what the first one did.
+func (in *input) unique(prefix string) string {
+	key, ok := in.header("Idempotency-Key")
+	if !ok {
+		return randomName(prefix)
+	}
+	sum := sha256.Sum256([]byte(prefix + "\n" + in.request().URL.EscapedPath() + "\n" + key))
+	return prefix + shortName(sum[:16])
+}
+
+func encodeHeld(held fsm.LeaseRef, ttl, left int64) []byte {
+	b := strconv.AppendUint([]byte(`{"fence":`), held.Fence, 10)
+	b = appendText(b, "owner", held.Owner.String())
+	if ttl > 0 {
+		b = appendNumber(b, "ttl_ms", uint64(ttl))
+		b = appendNumber(b, "expires_in_ms", uint64(left))
+	}
+	return append(b, '}')
+}
+
+// await waits for the end of a queued acquire. The log ends it, at wait_ms at the
+// latest; when the request or the server ends first, it cancels through the log.
+// With an error, a fence in the grant is one that nobody will be told of.
+func (s *Server) await(ctx context.Context, w *wait, cmd *fsm.Command, r *fsm.Result) (fsm.Grant, error) {
+	ended := make(chan fsm.Grant, 1)
+	w.queued(cmd.Caller.LockOwner(), r.Session, r.Waiter, func(g fsm.Grant) { ended <- g })
+	// Cluster time stands still without a leader, so the wait is bounded here too.
+	limit := time.NewTimer(time.Duration(cmd.Acquire.Wait)*time.Millisecond + waitGrace)
+	defer limit.Stop()
+	var gone error
+	select {
+	case g := <-ended:
+		if g.Refusal != nil {
+			return g, g.Refusal
+		}
+		return g, nil
+	case <-ctx.Done():
+		gone = wire.Errorf(wire.UnknownOutcome, "the request was given up")
+	case <-s.closing:
+		gone = wire.Errorf(wire.Unavailable, "this node is draining; the wait was cancelled")
+	case <-limit.C:
+		gone = wire.Errorf(wire.UnknownOutcome, "the wait could not be ended in time")
+	}
+	fence, err := s.cancelWait(cmd, r.Session)
+	if err != nil { // it may still be granted, until this node is gone or the TTL over
+		return fsm.Grant{}, wire.Errorf(wire.UnknownOutcome, "%s, and cancelling it is not confirmed", gone)
+	}
+	if fence == 0 && ctx.Err() == nil && !s.isClosing() {
+		gone = wire.Errorf(wire.LockTimeout, "the lock was not granted in time")
+	}
+	if fence != 0 && ctx.Err() == nil { // granted at the last moment, and somebody is there to be told
+		return fsm.Grant{Fence: fence, Rev: s.node.View().Rev()}, nil
+	}
+	return fsm.Grant{Fence: fence}, gone
+}
+
+const (
+	// waitGrace is how much longer than its wait_ms a request is held, for the
+	// leader to end the wait.
+	waitGrace = 5 * time.Second
+	// cleanupTimeout bounds the work after a client has gone.
+	cleanupTimeout = 10 * time.Second
+)
+
+// cancelWait takes a waiter out of the queue. The fence is not 0 if it was
+// granted before.
+func (s *Server) cancelWait(cmd *fsm.Command, session string) (fence uint64, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), cleanupTimeout)
+	defer cancel()
+	a := cmd.Acquire
+	r, err := s.node.Do(ctx, &fsm.Command{
+		Kind: fsm.CommandCancel, Room: cmd.Room, Session: session, Caller: cmd.Caller,
+		Cancel: &fsm.Cancel{Store: a.Store, Key: a.Key, Waiter: a.Waiter},
+	})
+	switch {
+	case err != nil:
+		return 0, err
+	case r.Refusal == nil:
+		return r.Fence, nil
+	case r.Refusal.Code == fsm.CodeUnavailable || r.Refusal.Code == fsm.CodeInternal:
+		return 0, r.Refusal
+	}
+	return 0, nil // lock_timeout, or the session or the peer is gone: no grant can follow
+}
+
+// abandon releases a lock whose owner was made up for a request that is gone:
+// nobody could ever use it. A named owner may come back for its lock.
+func (s *Server) abandon(held fsm.LeaseRef, fence uint64, nobodys bool) {
+	if fence == 0 || !nobodys {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), cleanupTimeout)
+	defer cancel()
+	// If this fails, the lease ends by its TTL.
+	_, _ = s.node.Do(ctx, &fsm.Command{
+		Kind: fsm.CommandTxn, Room: held.Room, Session: held.Session,
+		Caller: fsm.Caller{User: held.Owner.Subject, Owner: held.Owner.Name},
+		Txn:    single(fsm.Operation{Kind: fsm.OpRelease, Store: held.Store, Key: held.Key, Fence: fence}),
+	})
+}
+
+// leaseLeft is the time left of a lease in ms: what the leader says, else all.
+func (s *Server) leaseLeft(ctx context.Context, held fsm.LeaseRef, ttl int64) int64 {
+	known := s.node.TimeLeft(ctx, []fsm.LeaseRef{held})
+	if known == nil {
+		return ttl
+	}
+	return max(known[held].Milliseconds(), 0)
+}
+
+// renewLock answers PUT …/locks/{store}/{key}.
+func (s *Server) renewLock(c *gin.Context, in *input) error {
+	ref := fsm.LeaseRef{Room: in.room(), Session: in.session(), Store: in.store(), Key: in.key()}
+	o := in.object()
+	if ref.Fence = o.fence(); !o.has("fence") {
+		o.refuse("fence", "is missing")
+	}
+	owner, _ := o.str("owner")
+	o.done()
+	if err := in.done(); err != nil {
+		return err
+	}
+	by, err := s.caller(c.Request, ref.Room, owner)
+	if err != nil {
+		return err
+	}
+	if ref.Owner = by.LockOwner(); ref.Owner == (lock.Owner{}) {
+		return wire.Errorf(wire.BadRequest, "owner: is missing").With("field", "owner")
+	}
+	return s.renew(c, ref)
+}
+
+// renew keeps a lease alive and answers the time left.
+func (s *Server) renew(c *gin.Context, ref fsm.LeaseRef) error {
+	left, err := s.node.Renew(c.Request.Context(), ref)
+	if err != nil {
+		return err
+	}
+	b := appendNumber(nil, "expires_in_ms", uint64(max(left.Milliseconds(), 0)))
+	b[0] = '{'
+	return answer(c, http.StatusOK, s.node.View().Rev(), append(b, '}'))
+}
+
+// releaseLock answers DELETE …/locks/{store}/{key}.
+func (s *Server) releaseLock(c *gin.Context, in *input) error {
+	cmd, owner := s.writing(in, fsm.CommandTxn), in.owner()
+	op := fsm.Operation{
+		Kind: fsm.OpRelease, Store: in.store(), Key: in.key(), Fence: in.fence(), Break: in.flag("break"),
+	}
+	if op.Fence == 0 && !op.Break {
+		in.refuse("fence", "is missing")
+	}
+	cmd.Open = nil // a release opens nothing
+	cmd.Txn = single(op)
+	r, err := s.do(in, cmd, owner)
+	if err != nil {
+		return err
+	}
+	return answer(c, http.StatusOK, r.Rev, marshal(map[string]uint64{"rev": r.Rev}))
+}
+
+// getLock answers GET …/locks/{store}/{key}; with ?fence= whether that is a
+// current grant.
+func (s *Server) getLock(c *gin.Context, in *input) error {
+	store, key, fence, owner := in.store(), in.key(), in.fence(), in.owner()
+	sess, v, err := s.reading(in)
+	if err != nil {
+		return err
+	}
+	l := sess.Lock(store, key)
+	if fence != 0 {
+		return answer(c, http.StatusOK, v.Rev(), marshal(map[string]bool{"valid": holds(l, fence, owner)}))
+	}
+	if l == nil {
+		return wire.Errorf(wire.NotFound, "nobody holds or wants this lock").With("store", store).With("key", key)
+	}
+	refs := leaseRefs(nil, sess, store, key, l)
+	left := s.node.TimeLeft(c.Request.Context(), refs)
+	return answer(c, http.StatusOK, v.Rev(), appendLock(nil, store, key, l, leftOf(left, sess, store, key)))
+}
+
+// holds reports whether a fence is that of a current grant and, if an owner is
+// named, that owner's.
+func holds(l *lock.Lock, fence uint64, owner string) bool {
+	if l == nil {
+		return false
+	}
+	for _, h := range l.Holders {
+		if h.Fence == fence && (owner == "" || h.Owner.String() == owner) {
+			return true
+		}
+	}
+	return false
+}
+
+// leaseRefs appends how the leader knows the leases of a lock's holders.
+func leaseRefs(refs []fsm.LeaseRef, sess *fsm.Session, store, key string, l *lock.Lock) []fsm.LeaseRef {
+	for _, h := range l.Holders {
+		if h.TTL > 0 {
+			refs = append(refs, leaseRef(sess, store, key, h))
+		}
+	}
+	return refs
+}
+
+func leaseRef(sess *fsm.Session, store, key string, h lock.Holder) fsm.LeaseRef {
+	return fsm.LeaseRef{Room: sess.Room, Session: sess.ID, Store: store, Key: key, Fence: h.Fence, Owner: h.Owner}
+}
+
+// leftOf looks up what the leader said of a lock's leases.
+func leftOf(left map[fsm.LeaseRef]time.Duration, sess *fsm.Session, store, key string) timeLeft {
+	return func(h lock.Holder) (int64, bool) {
+		d, ok := left[leaseRef(sess, store, key, h)]
+		return d.Milliseconds(), ok
+	}
+}
+
+// listLocks answers GET …/locks.
+func (s *Server) listLocks(c *gin.Context, in *input) error {
+	sess, v, err := s.reading(in)
+	if err != nil {
+		return err
+	}
+	return answer(c, http.StatusOK, v.Rev(), append(s.appendLocks(c.Request.Context(), []byte(`{"locks":`), sess), '}'))
+}
+
+// appendLocks appends all locks of a session, with the time left of their leases.
+func (s *Server) appendLocks(ctx context.Context, b []byte, sess *fsm.Session) []byte {
+	var refs []fsm.LeaseRef
+	sess.Locks(func(store, key string, l *lock.Lock) bool {
+		refs = leaseRefs(refs, sess, store, key, l)
+		return true
+	})
+	var left map[fsm.LeaseRef]time.Duration
+	if len(refs) > 0 {
+		left = s.node.TimeLeft(ctx, refs)
+	}
+	b = append(b, '[')
+	first := true
+	sess.Locks(func(store, key string, l *lock.Lock) bool {
+		if !first {
+			b = append(b, ',')
+		}
+		first = false
+		b = appendLock(b, store, key, l, leftOf(left, sess, store, key))
+		return true
+	})
+	return append(b, ']')
+}

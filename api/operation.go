@@ -1,0 +1,239 @@
+package api
+
+import (
+	"slices"
+
+	"conclave/client/wire"
+	"conclave/fsm"
+)
+
+// maxOperations bounds the operations of each branch of a transaction, and its
+// conditions (protocol section 5).
+const maxOperations = 128
+
+// The bounds of durations in requests, in milliseconds. Those of a lock's TTL are
+// the protocol's; the others keep sums of times far from overflow.
+const (
+	minLockTTL  = 1_000
+	maxLockTTL  = 24 * 3_600_000
+	maxEntryTTL = 365 * 24 * 3_600_000
+	maxWait     = 24 * 3_600_000
+)
+
+// laterVerbs are verbs of the protocol that this server does not have.
+var laterVerbs = []string{"update", "append", "remove", "add", "patch", "merge", "replace", "send"}
+
+// operation takes the members of the single-key verb do, as a frame of a socket
+// and as an operation of a transaction have them. The caller calls done.
+func (o *object) operation(do string, by fsm.Caller) fsm.Operation {
+	op := fsm.Operation{Store: o.store()}
+	switch do {
+	case "get":
+		op.Kind = fsm.OpGet
+	case "put":
+		op.Kind = fsm.OpPut
+		if op.Value = o.raw("value"); op.Value == nil {
+			o.refuse("value", "is missing")
+		}
+		op.TTL, _ = o.number("ttl_ms", 1, maxEntryTTL)
+		op.Bind = o.bind(by)
+	case "delete":
+		op.Kind = fsm.OpDelete
+		if o.has("prefix") {
+			o.refuse("prefix", "deleting by prefix is not supported by this server")
+		}
+	case "acquire":
+		op.Kind = fsm.OpAcquire
+		op.Lock = o.lockRequest(by)
+	case "release":
+		op.Kind = fsm.OpRelease
+		if !o.has("fence") {
+			o.refuse("fence", "is missing")
+		}
+	default:
+		o.refuseVerb(do)
+		return op
+	}
+	op.Key = o.key()
+	if op.Kind == fsm.OpPut || op.Kind == fsm.OpDelete {
+		op.If = o.condition()
+	}
+	if op.Kind != fsm.OpGet && op.Kind != fsm.OpAcquire {
+		op.Fence = o.fence()
+	}
+	return op
+}
+
+// refuseVerb tells a verb that comes later from one that nobody knows.
+func (o *object) refuseVerb(do string) {
+	if slices.Contains(laterVerbs, do) {
+		o.refuse("do", "%s is not supported by this server", do)
+		return
+	}
+	o.refuse("do", "unknown verb %q", do)
+}
+
+// fence takes a fence, 0 when absent.
+func (o *object) fence() uint64 {
+	if n := o.counter("fence", 1); n != nil {
+		return *n
+	}
+	return 0
+}
+
+// bind takes the peer that an entry is bound to: true for the caller itself, or
+// a peer's id.
+func (o *object) bind(by fsm.Caller) string {
+	raw := o.raw("bind")
+	switch {
+	case raw == nil:
+		return ""
+	case string(raw) == "true" && by.Kind == fsm.CallerPeer:
+		return by.Peer
+	}
+	peer, ok := text(raw)
+	if !ok || badID(peer) {
+		o.refuse("bind", "must be true, from a peer, or a peer's id")
+	}
+	return peer
+}
+
+// badID reports a string that cannot be the id of a peer or a session.
+func badID(s string) bool { return badStore(s) != "" }
+
+// condition takes `if`, nil when absent.
+func (o *object) condition() *fsm.If {
+	c := o.object("if")
+	if c == nil {
+		return nil
+	}
+	cond := c.conditions()
+	if len(c.members) == 0 {
+		o.refuse("if", "must have one of rev, version, absent, exists, value")
+	}
+	c.done()
+	return &cond
+}
+
+// conditions takes the members that say what must hold of an entry.
+func (o *object) conditions() fsm.If {
+	return fsm.If{
+		Rev: o.counter("rev", 0), Version: o.counter("version", 0),
+		Absent: o.mark("absent"), Exists: o.mark("exists"), Value: o.raw("value"),
+	}
+}
+
+// lockRequest takes what an acquire asks for besides the key. Only peers may
+// leave out the TTL: their locks last while they do.
+func (o *object) lockRequest(by fsm.Caller) *fsm.LockRequest {
+	l := &fsm.LockRequest{Data: o.raw("data"), OnDetach: o.flag("release_on_detach")}
+	var given bool
+	l.TTL, given = o.number("ttl_ms", minLockTTL, maxLockTTL)
+	if !given && by.Kind != fsm.CallerPeer {
+		o.refuse("ttl_ms", "is missing; only peers may leave it out")
+	}
+	if l.OnDetach && by.Kind != fsm.CallerPeer {
+		o.refuse("release_on_detach", "is for peers only")
+	}
+	if mode, ok := o.str("mode"); ok && mode != "exclusive" {
+		if mode == "shared" {
+			o.refuse("mode", "shared is not supported by this server")
+		}
+		o.refuse("mode", "must be exclusive or shared")
+	}
+	if n, ok := o.number("permits", 1, maxNumber-1); ok && n != 1 {
+		o.refuse("permits", "more than 1 is not supported by this server")
+	}
+	if n, ok := o.number("delay_ms", 0, maxLockTTL); ok && n != 0 {
+		o.refuse("delay_ms", "is not supported by this server")
+	}
+	return l
+}
+
+// transaction takes the members of a transaction.
+func (o *object) transaction(by fsm.Caller) *fsm.Txn {
+	t := &fsm.Txn{}
+	for _, c := range o.objects("if", maxOperations) {
+		t.If = append(t.If, c.txnCondition())
+		c.done()
+	}
+	t.Then = o.operations("then", by)
+	t.Else = o.operations("else", by)
+	if !o.has("then") {
+		o.refuse("then", "is missing")
+	}
+	return t
+}
+
+func (o *object) operations(branch string, by fsm.Caller) (ops []fsm.Operation) {
+	for _, item := range o.objects(branch, maxOperations) {
+		do, ok := item.str("do")
+		if !ok {
+			item.refuse("do", "is missing")
+		}
+		ops = append(ops, item.operation(do, by))
+		item.done()
+	}
+	return ops
+}
+
+// txnCondition takes a condition on the session, or on a key.
+func (o *object) txnCondition() fsm.Condition {
+	if session, ok := o.str("session"); ok {
+		if badID(session) {
+			o.refuse("session", "is not the id of a session")
+		}
+		return fsm.Condition{Session: session}
+	}
+	c := fsm.Condition{Store: o.store(), Key: o.key(), If: o.conditions(), Fence: o.fence()}
+	if c.Fence == 0 && c.If.Rev == nil && c.If.Version == nil && !c.If.Absent && !c.If.Exists && c.If.Value == nil {
+		o.refuse("key", "needs one of rev, version, absent, exists, value, fence")
+	}
+	return c
+}
+
+// single makes the transaction of a verb of its own.
+func single(op fsm.Operation) *fsm.Txn {
+	return &fsm.Txn{Then: []fsm.Operation{op}, Single: true}
+}
+
+// checkSize refuses a command that would be over fsm.MaxCommandBytes encoded. It
+// counts what may be large and allows for the rest.
+func checkSize(c *fsm.Command) *wire.Error {
+	const each = 96 // an operation's numbers, tags and short names
+	size := 1024
+	if c.Txn != nil {
+		for _, cond := range c.Txn.If {
+			size += each + len(cond.Store) + len(cond.Key) + len(cond.If.Value)
+		}
+		for _, branch := range [][]fsm.Operation{c.Txn.Then, c.Txn.Else} {
+			for _, op := range branch {
+				size += each + len(op.Store) + len(op.Key) + len(op.Value) + len(op.Bind)
+				if op.If != nil {
+					size += len(op.If.Value)
+				}
+				if op.Lock != nil {
+					size += len(op.Lock.Data)
+				}
+			}
+		}
+	}
+	if c.Join != nil {
+		size += len(c.Join.Data)
+	}
+	if c.SetPeer != nil {
+		size += len(c.SetPeer.Data)
+	}
+	if c.Acquire != nil {
+		size += len(c.Acquire.Lock.Data)
+	}
+	if size <= fsm.MaxCommandBytes {
+		return nil
+	}
+	return overLimit("command_bytes", fsm.MaxCommandBytes, int64(size))
+}
+
+func overLimit(limit string, max, actual int64) *wire.Error {
+	return wire.Errorf(wire.LimitExceeded, "%s: %d is over %d", limit, actual, max).
+		With("limit", limit).With("max", max).With("actual", actual)
+}

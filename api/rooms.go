@@ -1,0 +1,254 @@
+package api
+
+import (
+	"context"
+	"net/http"
+
+	"github.com/gin-gonic/gin"
+
+	"conclave/client/wire"
+	"conclave/fsm"
+)
+
+// The bounds of a session's own durations, in ms.
+const (
+	maxSessionTime = 24 * 3_600_000
+	defaultIdle    = 5 * 60_000
+)
+
+// consistency is how fresh a read must be.
+type consistency struct {
+	stale  bool
+	minRev uint64
+}
+
+// consistency takes ?consistency= and ?min_rev=.
+func (in *input) consistency() (q consistency) {
+	switch s, ok := in.text("consistency"); {
+	case !ok || s == "linearizable":
+	case s == "stale":
+		q.stale = true
+	default:
+		in.refuse("consistency", "must be linearizable or stale")
+	}
+	q.minRev, _ = in.counter("min_rev")
+	return q
+}
+
+// view is a view as fresh as asked for. The HTTP routes and the sockets read
+// through it.
+func (s *Server) view(ctx context.Context, q consistency) (*fsm.View, error) {
+	read := s.node.Read
+	if q.stale {
+		read = func(context.Context) (*fsm.View, error) { return s.node.Stale() }
+	}
+	v, err := read(ctx)
+	if err == nil && v.Rev() < q.minRev {
+		return s.node.WaitRev(ctx, q.minRev)
+	}
+	return v, err
+}
+
+// liveSession is a room's session; when want is set it must be that one.
+func liveSession(v *fsm.View, room, want string) (*fsm.Session, error) {
+	sess := v.Session(room)
+	switch {
+	case sess == nil && want == "":
+		return nil, wire.Errorf(wire.NoSession, "the room has no live session")
+	case want != "" && (sess == nil || sess.ID != want):
+		return nil, wire.Errorf(wire.SessionEnded, "session %s is over", want)
+	}
+	return sess, nil
+}
+
+// reading takes what every read of a room shares, checks the request and returns
+// the session with the view that it is of.
+func (s *Server) reading(in *input) (*fsm.Session, *fsm.View, error) {
+	room, want, q := in.room(), in.session(), in.consistency()
+	if err := in.done(); err != nil {
+		return nil, nil, err
+	}
+	ctx := in.request().Context()
+	if _, err := s.caller(in.request(), room, ""); err != nil {
+		return nil, nil, err
+	}
+	v, err := s.view(ctx, q)
+	if err != nil {
+		return nil, nil, err
+	}
+	sess, err := liveSession(v, room, want)
+	return sess, v, err
+}
+
+// writing takes what every write shares. The caller adds to the command what it
+// does, and gives it to do.
+func (s *Server) writing(in *input, kind fsm.CommandKind) *fsm.Command {
+	cmd := &fsm.Command{Kind: kind, Room: in.room(), Session: in.session()}
+	if ms, ok := in.number("open_ms", 1, maxSessionTime); ok {
+		cmd.Open, _ = s.opening("", ms)
+	}
+	in.remember(cmd)
+	return cmd
+}
+
+// do checks the rest of a request, establishes its caller (who owns locks under
+// that name) and applies its command. A refusal is an error.
+func (s *Server) do(in *input, cmd *fsm.Command, owner string) (*fsm.Result, error) {
+	if err := in.done(); err != nil {
+		return nil, err
+	}
+	by, err := s.caller(in.request(), cmd.Room, owner)
+	if err != nil {
+		return nil, err
+	}
+	cmd.Caller = by
+	if err := checkSize(cmd); err != nil {
+		return nil, err
+	}
+	r, err := s.node.Do(in.request().Context(), cmd)
+	return r, outcome(r, err)
+}
+
+// listRooms answers GET /v1/rooms.
+func (s *Server) listRooms(c *gin.Context, in *input) error {
+	p, q := in.page(), in.consistency()
+	if err := in.done(); err != nil {
+		return err
+	}
+	if _, err := s.auth.Authenticate(bearer(c.Request)); err != nil {
+		return err
+	}
+	v, err := s.view(c.Request.Context(), q)
+	if err != nil {
+		return err
+	}
+	type room struct {
+		Room      string `json:"room"`
+		Session   string `json:"session"`
+		StartedAt string `json:"started_at"`
+		Peers     int    `json:"peers"`
+	}
+	list := struct {
+		Rooms []room `json:"rooms"`
+		Next  string `json:"next,omitempty"`
+	}{Rooms: []room{}}
+	v.Rooms(p.prefix, p.after, func(sess *fsm.Session) bool {
+		if len(list.Rooms) == p.limit {
+			list.Next = list.Rooms[p.limit-1].Room
+			return false
+		}
+		list.Rooms = append(list.Rooms, room{sess.Room, sess.ID, formatTime(sess.StartedAt), sess.Counts().Peers})
+		return true
+	})
+	return answer(c, http.StatusOK, v.Rev(), marshal(list))
+}
+
+// getRoom answers GET /v1/rooms/{room}.
+func (s *Server) getRoom(c *gin.Context, in *input) error {
+	sess, v, err := s.reading(in)
+	if err != nil {
+		return err
+	}
+	return answer(c, http.StatusOK, v.Rev(), encodeRoom(sess, v.Rev()))
+}
+
+func encodeRoom(sess *fsm.Session, rev uint64) []byte {
+	n := sess.Counts()
+	return marshal(struct {
+		Room      string      `json:"room"`
+		Session   string      `json:"session"`
+		StartedAt string      `json:"started_at"`
+		Rev       uint64      `json:"rev"`
+		Profile   string      `json:"profile"`
+		Limits    wire.Limits `json:"limits"`
+		GraceMs   int64       `json:"grace_ms"`
+		LingerMs  int64       `json:"linger_ms"`
+		IdleMs    int64       `json:"idle_timeout_ms,omitempty"`
+		Counts    any         `json:"counts"`
+	}{
+		sess.Room, sess.ID, formatTime(sess.StartedAt), rev, sess.Profile, wire.Limits(sess.Limits),
+		sess.Grace, sess.Linger, sess.Idle,
+		struct {
+			Peers  int `json:"peers"`
+			Stores int `json:"stores"`
+			Keys   int `json:"keys"`
+			Bytes  int `json:"bytes"`
+			Locks  int `json:"locks"`
+		}(n),
+	})
+}
+
+// putRoom answers PUT /v1/rooms/{room}: it opens a session, with what its stores
+// hold at first. A room that is open stays as it is.
+func (s *Server) putRoom(c *gin.Context, in *input) error {
+	cmd := &fsm.Command{Kind: fsm.CommandOpen, Room: in.room()}
+	in.remember(cmd)
+	o := in.object()
+	profile, named := o.str("profile")
+	open, ok := s.opening(profile, defaultIdle)
+	if named && !ok {
+		o.refuse("profile", "there is no profile %q", profile)
+	}
+	for _, d := range []struct {
+		name string
+		min  int64
+		into *int64
+	}{{"linger_ms", 0, &open.Linger}, {"grace_ms", 0, &open.Grace}, {"idle_timeout_ms", 1, &open.Idle}} {
+		if ms, ok := o.number(d.name, d.min, maxSessionTime); ok {
+			*d.into = ms
+		}
+	}
+	cmd.Open = open
+	cmd.Txn = o.seeds()
+	o.done()
+	r, err := s.do(in, cmd, "")
+	if err != nil {
+		return err
+	}
+	status := http.StatusOK
+	if r.Created {
+		status = http.StatusCreated
+	}
+	v := s.node.View()
+	if sess := v.Session(cmd.Room); sess != nil && sess.ID == r.Session {
+		return answer(c, status, r.Rev, encodeRoom(sess, v.Rev()))
+	}
+	// The session has ended since: say what is still true.
+	return answer(c, status, r.Rev, marshal(map[string]any{"room": cmd.Room, "session": r.Session, "rev": r.Rev}))
+}
+
+// seeds takes `stores`: what the stores of a new session hold, nil when absent.
+func (o *object) seeds() *fsm.Txn {
+	stores := o.object("stores")
+	if stores == nil {
+		return nil
+	}
+	t := &fsm.Txn{}
+	for _, m := range stores.members {
+		if wrong := badStore(m.name); wrong != "" {
+			stores.refuse(m.name, "a store's name %s", wrong)
+		}
+		entries := stores.object(m.name)
+		if entries == nil {
+			return nil
+		}
+		for _, e := range entries.members {
+			if wrong := badKey(e.name); wrong != "" {
+				entries.refuse(e.name, "a key %s", wrong)
+			}
+			t.Then = append(t.Then, fsm.Operation{Kind: fsm.OpPut, Store: m.name, Key: e.name, Value: e.raw})
+		}
+	}
+	return t
+}
+
+// deleteRoom answers DELETE /v1/rooms/{room}: it ends the session now.
+func (s *Server) deleteRoom(c *gin.Context, in *input) error {
+	cmd := &fsm.Command{Kind: fsm.CommandEnd, Room: in.room(), Session: in.session()}
+	in.remember(cmd)
+	r, err := s.do(in, cmd, "")
+	if err != nil {
+		return err
+	}
+	return answer(c, http.StatusOK, r.Rev, marshal(map[string]uint64{"rev": r.Rev}))
+}

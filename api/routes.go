@@ -1,0 +1,160 @@
+package api
+
+import (
+	"fmt"
+	"net/http"
+	"runtime/debug"
+	"strconv"
+
+	"github.com/gin-gonic/gin"
+
+	"conclave/client/wire"
+)
+
+// The routes that stay open; metrics and cors treat them apart.
+const (
+	routeSocket = "/v1/rooms/:room/socket"
+	routeEvents = "/v1/rooms/:room/events"
+)
+
+// handler serves one route. What it returns is answered as a problem; then it
+// must not have written anything.
+type handler func(c *gin.Context, in *input) error
+
+// routes is every route of the server.
+func (s *Server) routes() http.Handler {
+	gin.SetMode(gin.ReleaseMode)
+	g := gin.New()
+	g.RedirectTrailingSlash = false
+	g.HandleMethodNotAllowed = true
+	// Names are matched as they were escaped, so that a%2Fb stays one segment,
+	// and unescaped by input: gin itself would turn a plus into a space.
+	g.UseEscapedPath = true
+	g.UnescapePathValues = false
+	g.Use(s.recovered, s.counted, s.cors)
+	g.NoRoute(s.handle(func(*gin.Context, *input) error {
+		return wire.Errorf(wire.NotFound, "no such route")
+	}))
+	g.NoMethod(func(c *gin.Context) {
+		s.failStatus(c, http.StatusMethodNotAllowed, wire.Errorf(wire.BadRequest, "the method %s is not allowed here", c.Request.Method).With("field", "method"))
+	})
+
+	read := func(r gin.IRoutes, path string, h handler) {
+		r.GET(path, s.handle(h))
+		r.HEAD(path, s.handle(h)) // net/http drops the body
+	}
+
+	read(g, "/v1", s.getServer)
+	read(g, "/livez", s.getLive)
+	read(g, "/readyz", s.getReady)
+	g.GET("/metrics", gin.WrapH(s.metrics.handler()))
+
+	read(g, "/v1/rooms", s.listRooms)
+	room := g.Group("/v1/rooms/:room")
+	read(room, "", s.getRoom)
+	room.PUT("", s.handle(s.putRoom))
+	room.DELETE("", s.handle(s.deleteRoom))
+
+	read(room, "/stores", s.listStores)
+	read(room, "/stores/:store", s.getStore)
+	room.PUT("/stores/:store", s.handle(notYet("replacing a store")))
+	room.PATCH("/stores/:store", s.handle(notYet("merging into a store")))
+	read(room, "/stores/:store/keys/:key", s.getKey)
+	room.PUT("/stores/:store/keys/:key", s.handle(s.putKey))
+	room.PATCH("/stores/:store/keys/:key", s.handle(notYet("patching a key")))
+	room.DELETE("/stores/:store/keys/:key", s.handle(s.deleteKey))
+	room.POST("/txn", s.handle(s.postTxn))
+
+	read(room, "/locks", s.listLocks)
+	read(room, "/locks/:store/:key", s.getLock)
+	room.POST("/locks/:store/:key", s.handle(s.acquireLock))
+	room.PUT("/locks/:store/:key", s.handle(s.renewLock))
+	room.DELETE("/locks/:store/:key", s.handle(s.releaseLock))
+
+	read(room, "/peers", s.listPeers)
+	read(room, "/peers/:peer", s.getPeer)
+	room.POST("/peers", s.handle(s.postPeer))
+	room.PATCH("/peers/:peer", s.handle(s.patchPeer))
+	room.DELETE("/peers/:peer", s.handle(s.deletePeer))
+	room.PUT("/peers/:peer/alive", s.handle(s.keepPeer))
+
+	room.POST("/messages", s.handle(notYet("sending a message")))
+	g.GET(routeEvents, s.serveEvents)
+	g.GET(routeSocket, s.serveSocket)
+
+	read(g, "/v1/cluster", s.getCluster)
+	g.POST("/v1/cluster/members", s.handle(s.addMember))
+	g.DELETE("/v1/cluster/members/:id", s.handle(s.removeMember))
+	g.POST("/v1/cluster/members/:id/promote", s.handle(s.promoteMember))
+	g.POST("/v1/cluster/members/:id/demote", s.handle(s.demoteMember))
+	g.POST("/v1/cluster/transfer", s.handle(s.transferLeadership))
+	return g
+}
+
+// handle makes a gin handler of ours.
+func (s *Server) handle(h handler) gin.HandlerFunc {
+	return func(c *gin.Context) {
+		if err := h(c, newInput(c)); err != nil {
+			s.fail(c, err)
+		}
+	}
+}
+
+// fail answers with an error, and logs it under a request id if it is a bug.
+func (s *Server) fail(c *gin.Context, err error) {
+	e := wireError(err)
+	if e.Code == wire.Internal {
+		e = s.bug(c.Request, err)
+	}
+	s.failStatus(c, wire.Codes[e.Code].Status, e)
+}
+
+func (s *Server) failStatus(c *gin.Context, status int, e *wire.Error) {
+	if !c.Writer.Written() {
+		writeProblemStatus(c.Writer, status, e)
+	}
+}
+
+// bug logs what should not happen and gives the client an id to ask about.
+func (s *Server) bug(r *http.Request, err error) *wire.Error {
+	id := randomName("r")
+	s.log.Error("internal error", "request", id, "method", r.Method, "path", r.URL.Path, "err", err)
+	return wire.Errorf(wire.Internal, "internal error; the log has it as %s", id).With("request_id", id)
+}
+
+// recovered turns a panic into an internal error. http.ErrAbortHandler is no bug.
+func (s *Server) recovered(c *gin.Context) {
+	defer func() {
+		switch p := recover(); p {
+		case nil:
+		case http.ErrAbortHandler:
+			panic(p)
+		default:
+			s.fail(c, fmt.Errorf("panic: %v\n%s", p, debug.Stack()))
+			c.Abort()
+		}
+	}()
+	c.Next()
+}
+
+// notYet refuses what the protocol has and this server does not.
+func notYet(what string) handler {
+	return func(*gin.Context, *input) error {
+		return wire.Errorf(wire.BadRequest, "%s is not supported by this server", what).With("field", "method")
+	}
+}
+
+// headerRev carries the revision of every success.
+const headerRev = "Conclave-Rev"
+
+// answer writes a success.
+func answer(c *gin.Context, status int, rev uint64, body []byte) error {
+	c.Header(headerRev, strconv.FormatUint(rev, 10))
+	c.Header("Content-Type", "application/json")
+	c.Status(status)
+	_, _ = c.Writer.Write(body) // the reader may be gone; that is no error of ours
+	return nil
+}
+
+// entityTag is the ETag of an entry's revision.
+func entityTag(rev uint64) string { return `"` + strconv.FormatUint(rev, 10) + `"` }

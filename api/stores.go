@@ -1,0 +1,81 @@
+package api
+
+import (
+	"net/http"
+
+	"github.com/gin-gonic/gin"
+
+	"conclave/client/wire"
+	"conclave/fsm"
+)
+
+// listStores answers GET …/stores.
+func (s *Server) listStores(c *gin.Context, in *input) error {
+	sess, v, err := s.reading(in)
+	if err != nil {
+		return err
+	}
+	type store struct {
+		Store string `json:"store"`
+		Keys  int    `json:"keys"`
+		Bytes int    `json:"bytes"`
+	}
+	list := struct {
+		Stores []store `json:"stores"`
+	}{[]store{}}
+	for _, info := range sess.Stores() {
+		list.Stores = append(list.Stores, store(info))
+	}
+	return answer(c, http.StatusOK, v.Rev(), marshal(list))
+}
+
+// getStore answers GET …/stores/{store}, a page of its entries.
+func (s *Server) getStore(c *gin.Context, in *input) error {
+	store, p := in.store(), in.page()
+	sess, v, err := s.reading(in)
+	if err != nil {
+		return err
+	}
+	b := appendString([]byte(`{"store":`), store)
+	b = appendNumber(b, "rev", v.Rev())
+	b = append(b, `,"entries":`...)
+	b, found := appendEntries(b, sess, store, p)
+	if !found && !hasStore(sess, store) {
+		return wire.Errorf(wire.NotFound, "no such store").With("store", store)
+	}
+	return answer(c, http.StatusOK, v.Rev(), append(b, '}'))
+}
+
+// appendEntries appends a page of a store's entries and, if there are more, the
+// member next: the key after which to go on. The page ends early past
+// maxPageBytes, after at least one entry.
+func appendEntries(b []byte, sess *fsm.Session, store string, p page) (_ []byte, found bool) {
+	start, n, last, more := len(b), 0, "", false
+	b = append(b, '[')
+	sess.Entries(store, p.prefix, p.after, func(e *fsm.Entry) bool {
+		if n == p.limit || n > 0 && len(b)-start > maxPageBytes {
+			more = true
+			return false
+		}
+		if n++; n > 1 {
+			b = append(b, ',')
+		}
+		b = appendEntry(b, e)
+		last = e.Key
+		return true
+	})
+	b = append(b, ']')
+	if more {
+		b = appendText(b, "next", last)
+	}
+	return b, n > 0
+}
+
+func hasStore(sess *fsm.Session, store string) bool {
+	for _, info := range sess.Stores() {
+		if info.Store == store {
+			return true
+		}
+	}
+	return false
+}
