@@ -1,25 +1,38 @@
 package fsm
 
 import (
+	"errors"
+	"fmt"
 	"io"
+	"slices"
+	"sync"
+	"sync/atomic"
 
 	"github.com/hashicorp/raft"
 )
 
-// Machine adapts a State to raft: it decodes entries, applies them, publishes a
-// View, appends to the rings and tells the observers, in that order. Raft's FSM
+// Machine adapts a State to raft: it decodes entries, applies them, appends to
+// the rings, publishes a View and tells the observers, in that order. Raft's FSM
 // goroutine calls it; View, Ring and Observe may be called from any goroutine.
-type Machine struct{}
+type Machine struct {
+	state     *State // raft's FSM goroutine alone
+	dead      bool   // an entry could not be read: nothing is applied after it
+	fatal     func(error)
+	observers []func(*Published)
 
-var (
-	_ raft.BatchingFSM = (*Machine)(nil)
-)
+	view atomic.Pointer[View]
+
+	mu    sync.Mutex
+	rings map[string]*Ring // of live sessions, by room; made with the first frame, or when asked for
+}
+
+var _ raft.BatchingFSM = (*Machine)(nil)
 
 // Published is what one publication brought: several raft entries may share it.
 type Published struct {
 	View      *View
 	Index     uint64 // of the last raft entry applied, a command or a configuration
-	Term      uint64 // its raft term
+	Term      uint64 // its raft term; 0 when restored
 	Batches   []BatchOutcome
 	Changed   []string // rooms with new frames, each once
 	Grants    []Grant
@@ -28,34 +41,155 @@ type Published struct {
 }
 
 // NewMachine returns a machine with an empty state. fatal is called, once, when
-// an entry or a snapshot cannot be read and going on would let replicas diverge;
-// it does not return to the caller's advantage: nothing is applied after it.
-func NewMachine(fatal func(error)) *Machine { panic("not built") }
+// an entry cannot be read and going on would let replicas diverge; nothing is
+// applied after it, whether or not it returns.
+func NewMachine(fatal func(error)) *Machine {
+	m := &Machine{state: NewState(), fatal: fatal, rings: make(map[string]*Ring)}
+	m.view.Store(m.state.Publish())
+	return m
+}
 
 // Observe adds a function called after each publication, in order, on raft's FSM
 // goroutine. It must not block. Add observers before raft starts.
-func (m *Machine) Observe(f func(*Published)) { panic("not built") }
+func (m *Machine) Observe(f func(*Published)) { m.observers = append(m.observers, f) }
 
 // View is the last published state.
-func (m *Machine) View() *View { panic("not built") }
+func (m *Machine) View() *View { return m.view.Load() }
 
 // Ring is the ring of a room's live session, nil if it has none.
-func (m *Machine) Ring(room string) *Ring { panic("not built") }
+func (m *Machine) Ring(room string) *Ring {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if r := m.rings[room]; r != nil {
+		return r
+	}
+	// A frame that is applied and not yet published has made its ring already,
+	// under this lock: so the view's last event is the last before this ring.
+	s := m.View().Session(room)
+	if s == nil {
+		return nil
+	}
+	r := newRing(s.ID, s.LastEventRev)
+	m.rings[room] = r
+	return r
+}
 
-func (m *Machine) Apply(l *raft.Log) any               { panic("not built") }
-func (m *Machine) ApplyBatch(logs []*raft.Log) []any   { panic("not built") }
-func (m *Machine) Snapshot() (raft.FSMSnapshot, error) { panic("not built") }
-func (m *Machine) Restore(source io.ReadCloser) error  { panic("not built") }
+// Apply applies a single entry.
+func (m *Machine) Apply(l *raft.Log) any { return m.ApplyBatch([]*raft.Log{l})[0] }
 
-// Hash is a hash over the whole replicated state, equal on equal states.
-func (v *View) Hash() [32]byte { panic("not built") }
+// ApplyBatch applies entries in order and publishes once. The answers are nil:
+// outcomes go to the observers.
+func (m *Machine) ApplyBatch(logs []*raft.Log) []any {
+	p := &Published{}
+	var frames []RoomFrame
+	for _, l := range logs {
+		if m.dead {
+			break
+		}
+		if l.Type != raft.LogCommand {
+			m.state.skip(l.Index)
+		} else if out := m.apply(l); out != nil {
+			frames = append(frames, out.Frames...)
+			p.Batches = append(p.Batches, out.Batches...)
+			p.Grants = append(p.Grants, out.Grants...)
+			p.Deadlines = append(p.Deadlines, out.Deadlines...)
+		} else {
+			break
+		}
+		p.Index, p.Term = l.Index, l.Term
+	}
+	if p.Index != 0 {
+		m.publish(p, frames)
+	}
+	return make([]any, len(logs))
+}
 
-// EncodeProposal and DecodeProposal are the codec of log entries. Decode applies
-// the replicas' own limits (sizes, depth, counts), so that the proposer refuses
-// what a replica would have to stop at.
-func EncodeProposal(p *Proposal) ([]byte, error)    { panic("not built") }
-func DecodeProposal(data []byte) (*Proposal, error) { panic("not built") }
+// apply decodes and applies one entry; nil when that is impossible.
+func (m *Machine) apply(l *raft.Log) *Outcome {
+	proposal, err := DecodeProposal(l.Data)
+	if err != nil {
+		m.dead = true
+		m.fatal(fmt.Errorf("log entry %d of term %d: %w", l.Index, l.Term, err))
+		return nil
+	}
+	return m.state.Apply(l.Index, l.Term, proposal)
+}
 
-// EncodeBatch and DecodeBatch are the codec between nodes.
-func EncodeBatch(b *Batch) ([]byte, error)    { panic("not built") }
-func DecodeBatch(data []byte) (*Batch, error) { panic("not built") }
+// publish makes a new state visible: rings and view together, then the observers
+// are told. Who is woken, or looks, finds in the ring whatever the view has.
+func (m *Machine) publish(p *Published, frames []RoomFrame) {
+	p.View = m.state.Publish()
+	changed := make(map[string]struct{}, len(frames))
+	m.mu.Lock()
+	for i := range frames {
+		f := &frames[i]
+		m.append(f)
+		if _, ok := changed[f.Room]; !ok {
+			changed[f.Room] = struct{}{}
+			p.Changed = append(p.Changed, f.Room)
+		}
+	}
+	m.view.Store(p.View)
+	m.mu.Unlock()
+	m.tell(p)
+}
+
+func (m *Machine) tell(p *Published) {
+	for _, f := range m.observers {
+		f(p)
+	}
+}
+
+// append adds a frame to its session's ring. The ring of a session that has
+// ended is let go: who holds it finds it closed.
+func (m *Machine) append(f *RoomFrame) {
+	r := m.rings[f.Room]
+	if r == nil {
+		r = newRing(f.Session, f.Floor)
+		m.rings[f.Room] = r
+	}
+	r.append(f.Frame, f.Ended)
+	if f.Ended {
+		delete(m.rings, f.Room)
+	}
+}
+
+// Snapshot captures the state; writing it later takes nothing from applying.
+func (m *Machine) Snapshot() (raft.FSMSnapshot, error) { return &snapshot{view: m.View()}, nil }
+
+type snapshot struct{ view *View }
+
+// Persist writes the snapshot to where raft keeps it.
+func (s *snapshot) Persist(sink raft.SnapshotSink) error {
+	if err := s.view.WriteSnapshot(sink); err != nil {
+		return errors.Join(err, sink.Cancel())
+	}
+	return sink.Close()
+}
+
+// Release is part of raft.FSMSnapshot; a View needs none.
+func (s *snapshot) Release() {}
+
+// Restore replaces the state by a snapshot's. It is read to its end and verified
+// before anything is replaced. All rings are closed; new ones are made when they
+// are asked for.
+func (m *Machine) Restore(source io.ReadCloser) error {
+	defer source.Close()
+	state, err := ReadSnapshot(source)
+	if err != nil {
+		return err
+	}
+	m.state, m.dead = state, false
+	p := &Published{View: state.Publish(), Index: state.index, Restored: true}
+	m.mu.Lock()
+	for room, r := range m.rings {
+		p.Changed = append(p.Changed, room)
+		r.close(true)
+	}
+	m.rings = make(map[string]*Ring)
+	m.view.Store(p.View)
+	m.mu.Unlock()
+	slices.Sort(p.Changed)
+	m.tell(p)
+	return nil
+}

@@ -54,45 +54,51 @@ func (v *View) Index() uint64 { return v.s.index }
 func (v *View) Now() int64    { return v.s.now }
 
 // Cluster is the cluster's id, "" before its first leader named it.
-func (v *View) Cluster() string { panic("not built") }
+func (v *View) Cluster() string { return v.s.cluster }
 
 // Session is the live session of a room, nil if it has none.
-func (v *View) Session(room string) *Session { panic("not built") }
+func (v *View) Session(room string) *Session {
+	s, _ := v.s.rooms.get(room)
+	return s
+}
 
 // Rooms calls f for each room with a live session, sorted, from the first name
 // greater than after that starts with prefix, until f returns false.
-func (v *View) Rooms(prefix, after string, f func(*Session) bool) { panic("not built") }
+func (v *View) Rooms(prefix, after string, f func(*Session) bool) {
+	v.s.rooms.scan(prefix, after, func(_ string, s *Session) bool { return f(s) })
+}
 
 // Node is what the log knows of a node; ok is false before it registered.
-func (v *View) Node(id string) (n NodeInfo, ok bool) { panic("not built") }
+func (v *View) Node(id string) (n NodeInfo, ok bool) {
+	if r, ok := v.s.nodes.get(id); ok {
+		return r.NodeInfo, true
+	}
+	return NodeInfo{}, false
+}
 
 // Nodes lists them sorted by id.
-func (v *View) Nodes() []NodeInfo { panic("not built") }
+func (v *View) Nodes() []NodeInfo {
+	list := make([]NodeInfo, 0, v.s.nodes.len())
+	v.s.nodes.scan("", "", func(_ string, n *node) bool {
+		list = append(list, n.NodeInfo)
+		return true
+	})
+	return list
+}
 
 // Replica reports whether the node is meant to stay a non-voter.
-func (v *View) Replica(node string) bool { panic("not built") }
+func (v *View) Replica(node string) bool { return v.s.replicas.has(node) }
 
 // BatchResults returns the stored results of a node's batch, ok false when it
 // was not applied or is no longer kept. last is the last number applied.
 func (v *View) BatchResults(node string, incarnation, seq uint64) (results []Result, last uint64, ok bool) {
-	panic("not built")
+	n, _ := v.s.nodes.get(node)
+	if n == nil || n.Incarnation != incarnation {
+		return nil, 0, false
+	}
+	results, ok = n.stored(seq)
+	return results, n.last, ok
 }
-
-// Deadlines calls f for every pending deadline of the state, in no particular
-// order but the same on all replicas. A new leader starts its timers from it.
-func (v *View) Deadlines(f func(Deadline)) { panic("not built") }
-
-// NodeUse calls f for every room in which a node and incarnation for which gone
-// returns true has attached peers or waiters without a socket, with the timer
-// (ControlNodeGone) that ends that; Term is left to the caller.
-func (v *View) NodeUse(gone func(node string, incarnation uint64) bool, f func(Control)) {
-	panic("not built")
-}
-
-// Lease finds the deadline of a lock's holder (by fence and owner) as it stands
-// in the state; ok is false if it does not hold the lock. Peer leases likewise
-// by peer id (owner and key zero).
-func (v *View) Lease(r LeaseRef) (d Deadline, ok bool) { panic("not built") }
 
 // LeaseRef names something a caller keeps alive: a lock's lease, or (with Peer
 // set and Key empty) a peer without a socket.
@@ -124,7 +130,8 @@ type Session struct {
 	Linger       int64 // ms
 	Idle         int64 // ms; 0: started by a join
 	LastEventRev uint64
-	// unexported: stores, peers, locks, remembered requests, …
+
+	contents
 }
 
 // Counts of a session.
@@ -135,15 +142,3 @@ type StoreInfo struct {
 	Store       string
 	Keys, Bytes int
 }
-
-func (s *Session) Counts() Counts                                     { panic("not built") }
-func (s *Session) Stores() []StoreInfo                                { panic("not built") } // sorted; "default" always
-func (s *Session) Entry(store, key string) *Entry                     { panic("not built") } // nil when absent
-func (s *Session) Peer(id string) *Peer                               { panic("not built") }
-func (s *Session) Peers(f func(*Peer) bool)                           { panic("not built") } // sorted by id
-func (s *Session) Lock(store, key string) *lock.Lock                  { panic("not built") } // nil when nobody holds or wants it
-func (s *Session) Locks(f func(store, key string, l *lock.Lock) bool) { panic("not built") }
-
-// Entries calls f for each entry of a store, sorted by key, from the first key
-// greater than after that starts with prefix, until f returns false.
-func (s *Session) Entries(store, prefix, after string, f func(*Entry) bool) { panic("not built") }

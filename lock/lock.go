@@ -99,3 +99,16 @@ func (l *Lock) Waiting() int {
 	}
 	return len(l.Queue)
 }
+
+// Waits reports whether an owner is in line.
+func (l *Lock) Waits(o Owner) bool {
+	if l == nil {
+		return false
+	}
+	for i := range l.Queue {
+		if l.Queue[i].Owner == o {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,192 @@
+package fsm
+
+import "strings"
+
+// Bounds on the form of a command, besides the protocol's on names. They hold
+// for what the api lets through as well; a command beyond them is refused with
+// bad_request by every replica alike.
+const (
+	MaxOperations = 128     // of a transaction; what pre-seeds a session may have more
+	MaxLockData   = 1 << 10 // bytes
+	MaxNameBytes  = 1 << 10 // of a peer's name, ref, role and key, of subjects and request ids
+	MaxDuration   = 1 << 42 // ms; sums with cluster time stay far below overflow
+	MaxRoomBytes  = 128
+	MaxStoreBytes = 64
+	MaxKeyBytes   = 256
+)
+
+// Check refuses a command whose form is wrong, whatever the state. The state
+// machine asks it before anything else.
+func (cmd *Command) Check() *Refusal {
+	f := form{}
+	f.name("room", cmd.Room, MaxRoomBytes)
+	f.text("session", cmd.Session)
+	f.text("caller", cmd.Caller.Peer)
+	f.text("caller", cmd.Caller.User)
+	f.text("owner", cmd.Caller.Owner)
+	f.text("client", cmd.Client)
+	f.text("Idempotency-Key", cmd.Idem)
+	f.text("reason", cmd.Reason)
+	f.is("hash", len(cmd.Hash) <= MaxNameBytes)
+	f.is("caller", cmd.Caller.Kind <= CallerSystem && (cmd.Caller.Kind == CallerPeer) == (cmd.Caller.Peer != ""))
+	f.open(cmd)
+	switch cmd.Kind {
+	case CommandOpen:
+		f.is("open", cmd.Open != nil)
+		f.seeds(cmd.Txn)
+	case CommandEnd:
+	case CommandJoin:
+		f.join(cmd.Join)
+	case CommandAttach:
+		if a := cmd.Attach; f.is("attach", a != nil) {
+			f.name("peer", a.Peer, MaxNameBytes)
+			f.text("key", a.Key)
+			f.text("node", a.Node)
+		}
+	case CommandDetach, CommandLeave:
+		f.name("peer", cmd.Target, MaxNameBytes)
+	case CommandSetPeer:
+		f.name("peer", cmd.Target, MaxNameBytes)
+		f.setPeer(cmd.SetPeer)
+	case CommandTxn:
+		f.txn(cmd.Txn)
+	case CommandAcquire:
+		if a := cmd.Acquire; f.is("acquire", a != nil) {
+			f.place(a.Store, a.Key)
+			f.lock(&a.Lock)
+			f.duration("wait_ms", a.Wait)
+			f.text("node", a.Node)
+			f.text("waiter", a.Waiter)
+		}
+	case CommandCancel:
+		f.is("cancel", cmd.Cancel != nil)
+	default:
+		f.is("kind", false)
+	}
+	return f.no
+}
+
+// form collects the first thing that is wrong.
+type form struct{ no *Refusal }
+
+func (f *form) is(field string, ok bool) bool {
+	if !ok && f.no == nil {
+		f.no = badRequest(field, field+" is missing, malformed or too long")
+	}
+	return ok && f.no == nil
+}
+
+// text may be empty. It has no NUL: the state joins names by it.
+func (f *form) text(field, s string) {
+	if s != "" {
+		f.is(field, len(s) <= MaxNameBytes && strings.IndexByte(s, 0) < 0)
+	}
+}
+
+func (f *form) optional(field string, s *string) {
+	if s != nil {
+		f.text(field, *s)
+	}
+}
+
+func (f *form) name(field, s string, most int) {
+	f.is(field, s != "" && len(s) <= most && strings.IndexByte(s, 0) < 0)
+}
+
+func (f *form) place(store, key string) {
+	f.name("store", store, MaxStoreBytes)
+	f.name("key", key, MaxKeyBytes)
+}
+
+func (f *form) duration(field string, ms int64) { f.is(field, ms >= 0 && ms <= MaxDuration) }
+
+func (f *form) open(cmd *Command) {
+	o := cmd.Open
+	if o == nil {
+		return
+	}
+	f.text("profile", o.Profile)
+	f.duration("grace_ms", o.Grace)
+	f.duration("linger_ms", o.Linger)
+	f.duration("idle_timeout_ms", o.Idle)
+	// A session that nobody joins must end some time.
+	f.is("idle_timeout_ms", o.Idle > 0 || cmd.Kind == CommandJoin)
+}
+
+func (f *form) join(j *Join) {
+	if !f.is("join", j != nil) {
+		return
+	}
+	f.name("key", j.Key, MaxNameBytes)
+	f.text("name", j.Name)
+	f.text("ref", j.Ref)
+	f.text("role", j.Role)
+	f.text("node", j.Node)
+	f.text("peer", j.Peer)
+	f.duration("ttl_ms", j.TTL)
+	f.is("ttl_ms", (j.TTL > 0) == (j.Node == ""))
+}
+
+func (f *form) setPeer(set *SetPeer) {
+	if !f.is("set_peer", set != nil) {
+		return
+	}
+	f.optional("name", set.Name)
+	f.optional("ref", set.Ref)
+	f.optional("role", set.Role)
+}
+
+func (f *form) seeds(t *Txn) {
+	if t == nil {
+		return
+	}
+	f.is("stores", len(t.If) == 0 && len(t.Else) == 0)
+	for i := range t.Then {
+		f.is("stores", t.Then[i].Kind == OpPut)
+		f.operation(&t.Then[i])
+	}
+}
+
+func (f *form) txn(t *Txn) {
+	if !f.is("txn", t != nil) {
+		return
+	}
+	f.is("if", len(t.If) <= MaxOperations)
+	f.is("then", len(t.Then) <= MaxOperations && (!t.Single || len(t.Then) == 1 && len(t.Else) == 0))
+	f.is("else", len(t.Else) <= MaxOperations)
+	for i := range t.If {
+		if cond := &t.If[i]; cond.Session == "" {
+			f.place(cond.Store, cond.Key)
+		}
+	}
+	for i := range t.Then {
+		f.operation(&t.Then[i])
+	}
+	for i := range t.Else {
+		f.operation(&t.Else[i])
+	}
+}
+
+func (f *form) operation(op *Operation) {
+	f.place(op.Store, op.Key)
+	switch op.Kind {
+	case OpPut:
+		f.is("value", len(op.Value) > 0)
+		f.duration("ttl_ms", op.TTL)
+		f.text("bind", op.Bind)
+	case OpAcquire:
+		if f.is("lock", op.Lock != nil) {
+			f.lock(op.Lock)
+		}
+	case OpGet, OpDelete, OpRelease:
+	default:
+		f.is("do", false)
+	}
+}
+
+func (f *form) lock(r *LockRequest) {
+	f.duration("ttl_ms", r.TTL)
+	f.is("permits", r.Permits >= 0 && r.Permits <= MaxDuration)
+	f.is("delay_ms", r.Delay == 0) // kept for later versions
+	f.is("data", len(r.Data) <= MaxLockData)
+}

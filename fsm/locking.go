@@ -1,0 +1,312 @@
+package fsm
+
+import (
+	"conclave/lock"
+)
+
+func (c *change) moment() lock.Moment {
+	return lock.Moment{Rev: c.rev, Now: c.s.now, Wall: c.wall}
+}
+
+// opAcquire is an acquire within a transaction: it does not wait.
+func (c *change) opAcquire(op *Operation, r *OpResult) *Refusal {
+	a, no := c.acquire(op.Store, op.Key, op.Lock, lock.Waiter{}, 0)
+	if no != nil {
+		return no
+	}
+	c.acquired = append(c.acquired, place(op.Store, op.Key))
+	r.Fence = a.Fence
+	return nil
+}
+
+// acquireOrWait is an acquire of its own, which may queue.
+func (c *change) acquireOrWait(cmd *Command, r *Result) *Refusal {
+	a := cmd.Acquire
+	answer, no := c.acquire(a.Store, a.Key, &a.Lock, lock.Waiter{
+		Client: cmd.Client, Request: cmd.Request, Node: a.Node, Incarnation: a.Incarnation, Name: a.Waiter,
+		User: cmd.Caller.User, Idem: cmd.Idem,
+	}, a.Wait)
+	if no != nil {
+		return no
+	}
+	r.Fence, r.Waiting, r.Waiter = answer.Fence, answer.Position, answer.Waiter
+	return nil
+}
+
+// acquire asks for a lock; w has what identifies the request.
+func (c *change) acquire(store, key string, req *LockRequest, w lock.Waiter, wait int64) (lock.Answer, *Refusal) {
+	w.Owner = c.caller.LockOwner()
+	switch {
+	case w.Owner == lock.Owner{}:
+		return lock.Answer{}, badRequest("owner", "a lock needs an owner")
+	case req.TTL == 0 && w.Owner.Peer == "":
+		return lock.Answer{}, badRequest("ttl_ms", "a lock without a TTL lasts as long as its peer: the owner is none")
+	}
+	w.TTL, w.OnDetach, w.Data, w.Shared, w.Permits = req.TTL, req.OnDetach, req.Data, req.Shared, req.Permits
+	w.Until = c.s.now + wait
+	old := c.ses.Lock(store, key)
+	l, a := old.Acquire(w, wait > 0, c.moment())
+	switch a.Outcome {
+	case lock.Refused:
+		return a, locked(store, key, l)
+	case lock.Granted, lock.Queued:
+		if n := c.ses.locks.len() + 1; old == nil && n > c.ses.Limits.Locks {
+			return a, overLimit("locks", c.ses.Limits.Locks, n)
+		}
+		if n := l.Waiting(); a.Outcome == lock.Queued && n > c.ses.Limits.LockWaiters {
+			return a, overLimit("lock_waiters", c.ses.Limits.LockWaiters, n)
+		}
+	}
+	c.setLock(store, key, l)
+	switch a.Outcome {
+	case lock.Granted:
+		c.tie(w.Owner, store, key)
+		c.emit(&Event{Type: EventLock, State: "acquired", Store: store, Key: key, Owner: w.Owner, Fence: a.Fence, Waiting: l.Waiting()})
+		c.leaseDeadline(store, key, l.Holder(w.Owner))
+	case lock.Held:
+		c.leaseDeadline(store, key, l.Holder(w.Owner))
+	case lock.Queued:
+		c.changed = true
+		c.tie(w.Owner, store, key)
+		c.deadline(waitDeadline(store, key, &l.Queue[len(l.Queue)-1]))
+	}
+	return a, nil
+}
+
+// opRelease gives a lock back, or with Break takes it from whoever holds it.
+func (c *change) opRelease(op *Operation) *Refusal {
+	l := c.ses.Lock(op.Store, op.Key)
+	ends, state := lock.Of(c.caller.LockOwner(), op.Fence), "released"
+	if op.Break {
+		ends, state = func(h *lock.Holder) bool { return op.Fence == 0 || h.Fence == op.Fence }, "broken"
+	}
+	if !c.endHolds(op.Store, op.Key, ends, state) {
+		no := &Refusal{
+			Code: CodeNotHolder, Message: "the lock is not held so", Details: Details{Store: op.Store, Key: op.Key},
+		}
+		if l.Held() {
+			no.Details.Fence = l.Holders[0].Fence
+		}
+		return no
+	}
+	return nil
+}
+
+// endHolds ends grants of a lock and lets the line move up. It returns false,
+// and changes nothing, if ends is true for none.
+func (c *change) endHolds(store, key string, ends func(*lock.Holder) bool, state string) bool {
+	l, ended := c.ses.Lock(store, key).End(ends)
+	if len(ended) == 0 {
+		return false
+	}
+	c.moveUp(store, key, l, func(waiting int) {
+		for _, h := range ended {
+			c.untie(h.Owner, store, key)
+			c.emit(&Event{Type: EventLock, State: state, Store: store, Key: key, Owner: h.Owner, Fence: h.Fence, Waiting: waiting})
+		}
+	})
+	return true
+}
+
+// endWaits takes waiters out of line, tells why, and lets the line move up. It
+// returns false, and changes nothing, if ends is true for none.
+func (c *change) endWaits(store, key string, ends func(*lock.Waiter) bool, reason string) bool {
+	l, dropped := c.ses.Lock(store, key).Drop(ends)
+	if len(dropped) == 0 {
+		return false
+	}
+	c.changed = true
+	c.moveUp(store, key, l, func(int) { c.dropped(store, key, dropped, reason) })
+	return true
+}
+
+// moveUp stores a lock that lost holders or waiters after granting it to the
+// next in line. told emits what led to this; it is called with the lock stored,
+// before the grants are told.
+func (c *change) moveUp(store, key string, l *lock.Lock, told func(waiting int)) {
+	next, grants, skipped := l.HandOver(c.live, c.moment())
+	c.setLock(store, key, next)
+	told(next.Waiting())
+	c.dropped(store, key, skipped, "gone")
+	for i := range grants {
+		w := &grants[i].Waiter
+		if i == 0 || grants[i-1].Waiter.Owner != w.Owner {
+			c.emit(&Event{Type: EventLock, State: "acquired", Store: store, Key: key, Owner: w.Owner, Fence: grants[i].Fence, Waiting: next.Waiting()})
+			c.leaseDeadline(store, key, next.Holder(w.Owner))
+		}
+		c.waitOver(store, key, w, Result{
+			Rev: c.rev, Session: c.ses.ID, Fence: grants[i].Fence, Waiter: w.ID, Changed: true,
+		})
+	}
+}
+
+// live tells whether a waiter can be granted the lock: its peer is in the
+// session, and the node that serves it, if it has no socket, has not restarted.
+func (c *change) live(w *lock.Waiter) bool {
+	if w.Owner.Peer != "" && c.ses.Peer(w.Owner.Peer) == nil {
+		return false
+	}
+	if w.Node == "" {
+		return true
+	}
+	n, _ := c.s.nodes.get(w.Node)
+	return n != nil && n.Incarnation == w.Incarnation
+}
+
+// dropped tells of waits that ended without a grant.
+func (c *change) dropped(store, key string, waiters []lock.Waiter, reason string) {
+	for i := range waiters {
+		w := &waiters[i]
+		c.untie(w.Owner, store, key)
+		c.waitOver(store, key, w, Result{Rev: c.rev, Session: c.ses.ID, Waiter: w.ID, Refusal: &Refusal{
+			Code: CodeLockTimeout, Message: "the wait for the lock is over",
+			Details: Details{Store: store, Key: key, Reason: reason},
+		}})
+	}
+}
+
+// waitOver tells whoever waits how the wait ended, and so does the memory of the
+// request from now on.
+func (c *change) waitOver(store, key string, w *lock.Waiter, r Result) {
+	c.out.Grants = append(c.out.Grants, Grant{
+		Room: c.room, Session: c.ses.ID, Store: store, Key: key,
+		Waiter: w.ID, Rev: c.rev, Fence: r.Fence, Refusal: r.Refusal,
+	})
+	c.amend(w.User, w.Client, w.Request, w.Idem, r)
+}
+
+// endTies ends what ties a peer to locks: all of it when it leaves, what was
+// asked to end on detach when its socket goes.
+func (c *change) endTies(peer, reason string, onDetach bool) {
+	var tied []string
+	prefix := place(peer, "")
+	c.ses.ties.scan(prefix, "", func(key string, _ struct{}) bool {
+		tied = append(tied, key[len(prefix):])
+		return true
+	})
+	owner := lock.Owner{Peer: peer}
+	for _, at := range tied {
+		store, key := splitPlace(at)
+		c.endWaits(store, key, func(w *lock.Waiter) bool { return w.Owner == owner && (w.OnDetach || !onDetach) }, reason)
+		c.endHolds(store, key, func(h *lock.Holder) bool { return h.Owner == owner && (h.OnDetach || !onDetach) }, "released")
+	}
+}
+
+// setLock stores a lock; nil when nobody holds or wants it.
+func (c *change) setLock(store, key string, l *lock.Lock) {
+	locks := c.write().locks.write(c.s.gen)
+	if l == nil {
+		locks.Delete(place(store, key))
+	} else {
+		locks.Set(place(store, key), l)
+	}
+}
+
+// tie notes that a peer holds or waits for a lock; untie takes the note away
+// once it does neither.
+func (c *change) tie(o lock.Owner, store, key string) {
+	if o.Peer != "" {
+		c.write().ties.write(c.s.gen).Set(place(o.Peer, place(store, key)), struct{}{})
+	}
+}
+
+func (c *change) untie(o lock.Owner, store, key string) {
+	if o.Peer == "" {
+		return
+	}
+	l := c.ses.Lock(store, key)
+	if l.Holder(o) != nil || l.Waits(o) {
+		return
+	}
+	c.write().ties.write(c.s.gen).Delete(place(o.Peer, place(store, key)))
+}
+
+// cancel ends a wait of the caller's. If the lock was granted before, it answers
+// the fence; else lock_timeout, and no grant can follow.
+func (c *change) cancel(cmd *Command, r *Result) *Refusal {
+	x, owner := cmd.Cancel, c.caller.LockOwner()
+	mine := func(w *lock.Waiter) bool {
+		if w.Owner != owner {
+			return false
+		}
+		if x.Waiter != "" {
+			return w.Name == x.Waiter
+		}
+		return w.Client == cmd.Client && w.Request == x.Request && w.Client != ""
+	}
+	store, key, ok := c.findWait(x, owner, mine)
+	if ok {
+		c.endWaits(store, key, mine, "cancelled")
+	} else if fence := c.granted(cmd, owner); fence != 0 {
+		r.Fence = fence
+		return nil
+	}
+	return &Refusal{Code: CodeLockTimeout, Message: "the wait for the lock is over", Details: Details{
+		Store: store, Key: key, Reason: "cancelled",
+	}}
+}
+
+// findWait finds the lock of a wait: the one named, else among those that the
+// peer is tied to.
+func (c *change) findWait(x *Cancel, owner lock.Owner, mine func(*lock.Waiter) bool) (store, key string, ok bool) {
+	if x.Key != "" {
+		return x.Store, x.Key, waits(c.ses.Lock(x.Store, x.Key), mine)
+	}
+	prefix := place(owner.Peer, "")
+	c.ses.ties.scan(prefix, "", func(tie string, _ struct{}) bool {
+		store, key = splitPlace(tie[len(prefix):])
+		ok = waits(c.ses.Lock(store, key), mine)
+		return !ok
+	})
+	if !ok {
+		return "", "", false
+	}
+	return store, key, true
+}
+
+func waits(l *lock.Lock, mine func(*lock.Waiter) bool) bool {
+	if l == nil {
+		return false
+	}
+	for i := range l.Queue {
+		if mine(&l.Queue[i]) {
+			return true
+		}
+	}
+	return false
+}
+
+// granted is the fence that the wait to be cancelled ended with, 0 if none: as
+// remembered for a request of a client, else as the lock stands.
+func (c *change) granted(cmd *Command, owner lock.Owner) uint64 {
+	x := cmd.Cancel
+	if cmd.Client != "" && x.Waiter == "" {
+		m, _ := c.ses.memory.clients.get(cmd.memoryKey())
+		if m == nil {
+			return 0
+		}
+		if a := m.find(x.Request); a != nil && a.full != nil {
+			return a.full.Fence
+		}
+		return 0
+	}
+	if h := c.ses.Lock(x.Store, x.Key).Holder(owner); h != nil {
+		return h.Fence
+	}
+	return 0
+}
+
+func locked(store, key string, l *lock.Lock) *Refusal {
+	no := &Refusal{Code: CodeLocked, Message: "the key is locked", Details: Details{Store: store, Key: key}}
+	if l.Held() {
+		no.Details.Owner, no.Details.Fence = l.Holders[0].Owner.String(), l.Holders[0].Fence
+	}
+	return no
+}
+
+func staleFence(store, key string, current uint64) *Refusal {
+	return &Refusal{
+		Code: CodeStaleFence, Message: "the fence is not the caller's current grant",
+		Details: Details{Store: store, Key: key, Fence: current},
+	}
+}
