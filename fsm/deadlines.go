@@ -116,3 +116,50 @@ func (v *View) Lease(r LeaseRef) (d Deadline, ok bool) {
 	d.Timer.Room, d.Timer.Session = s.Room, s.ID
 	return d, true
 }
+
+// Pending is the deadline, as the state has it now, of what a timer names: a
+// lease by its fence, a wait by its number, all else by its place. So a timer
+// that saw an older generation finds the present one. ok is false when the
+// thing is gone or does not end by itself.
+func (v *View) Pending(timer Control) (d Deadline, ok bool) {
+	s := v.Session(timer.Room)
+	if s == nil || timer.Session != "" && timer.Session != s.ID {
+		return Deadline{}, false
+	}
+	d, ok = s.pending(&timer)
+	d.Timer.Room, d.Timer.Session = s.Room, s.ID
+	return d, ok
+}
+
+func (s *Session) pending(timer *Control) (Deadline, bool) {
+	switch timer.Kind {
+	case ControlLeaseEnd:
+		l := s.Lock(timer.Store, timer.Key)
+		if l == nil {
+			break
+		}
+		for i := range l.Holders {
+			if h := &l.Holders[i]; h.Fence == timer.Fence && h.TTL > 0 {
+				return leaseDeadline(timer.Store, timer.Key, h), true
+			}
+		}
+	case ControlWaitEnd:
+		l := s.Lock(timer.Store, timer.Key)
+		if at := l.Position(timer.Seen); at > 0 {
+			return waitDeadline(timer.Store, timer.Key, &l.Queue[at-1]), true
+		}
+	case ControlEntryEnd:
+		if e := s.Entry(timer.Store, timer.Key); e != nil && e.Expires != 0 {
+			return entryDeadline(timer.Store, e), true
+		}
+	case ControlPeerEnd:
+		if p := s.Peer(timer.Peer); p != nil && p.Deadline != 0 {
+			return peerDeadline(p), true
+		}
+	case ControlLingerEnd:
+		return lingerDeadline(s), s.emptySince != 0
+	case ControlIdleEnd:
+		return idleDeadline(s), !s.joined && s.Idle > 0
+	}
+	return Deadline{}, false
+}
