@@ -60,11 +60,11 @@ type batcher struct {
 	ready      []*Lane // with commands, in turn
 	queued     int     // bytes in lanes
 	inflight   []*batch
-	next       uint64 // number of the next batch
-	registered bool   // the log knows this incarnation
-	epoch      uint64 // grows when everything in flight has to be sent again
-	announced  uint64 // epoch in which the registration was last sent
-	failures   int    // sendings refused since the last progress, for the pause
+	next       uint64    // number of the next batch
+	registered bool      // the log knows this incarnation
+	epoch      uint64    // grows when everything in flight has to be sent again
+	announced  uint64    // epoch in which the registration was last sent
+	failures   int       // sendings refused since the last progress, for the pause
 	resend     time.Time // when to send again what is in flight; zero: not planned
 	retryAfter time.Time // an unanswered batch is not sent again before
 	closed     bool

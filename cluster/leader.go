@@ -40,9 +40,10 @@ type leadership struct {
 	controls []fsm.Control // the leader's own
 	kick     chan struct{}
 	stamped  time.Time // when the last entry was proposed
+	stampDue bool      // log the time, even in an empty entry
 	ended    bool
 
-	nodes map[string]*nodeSeen // guarded by mu; what heartbeats told, by server id
+	nodes map[raft.ServerID]*nodeSeen // guarded by mu; what heartbeats told, by server id
 }
 
 // proposal is a batch with the way to tell its sender whether raft got it.
@@ -52,7 +53,7 @@ type proposal struct {
 	reply func(proposed bool)
 }
 
-// lead runs the term's barrier and starts a leadership; nil if the term ended.
+// lead runs the term's barrier and makes its leadership; nil if the term ended.
 func (n *Node) lead(term uint64) *leadership {
 	future := n.raft.Barrier(0)
 	if future.Error() != nil || !n.leadsTerm(term) {
@@ -62,13 +63,19 @@ func (n *Node) lead(term uint64) *leadership {
 	l := &leadership{
 		n: n, term: term, start: time.Now(), base: view.Now(),
 		barrier: future.(raft.IndexFuture).Index(), floor: view.Index(),
-		kick: make(chan struct{}, 1), nodes: map[string]*nodeSeen{},
+		kick: make(chan struct{}, 1), nodes: map[raft.ServerID]*nodeSeen{},
 	}
 	l.ctx, l.cancel = context.WithCancel(n.ctx)
 	l.rounds = newRounds(l)
 	l.timers = newTimers(l)
-	if view.Cluster() == "" {
-		l.control(fsm.Control{Kind: fsm.ControlGenesis, Cluster: "c" + n.drawID()})
+	return l
+}
+
+// begin starts the leader's work. The leadership is where the node's observer
+// finds it by then, so that timers miss no deadline between state and events.
+func (l *leadership) begin() {
+	if l.n.machine.View().Cluster() == "" {
+		l.control(fsm.Control{Kind: fsm.ControlGenesis, Cluster: "c" + l.n.drawID()})
 	}
 	for _, run := range []func(){l.propose, l.timers.run, l.rounds.run, l.watchNodes} {
 		l.wg.Add(1)
@@ -77,7 +84,6 @@ func (n *Node) lead(term uint64) *leadership {
 			run()
 		}()
 	}
-	return l
 }
 
 // end drops the leadership; batches that raft did not get are given back.
@@ -162,9 +168,10 @@ func (l *leadership) propose() {
 func (l *leadership) collect() (*fsm.Proposal, []proposal) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(l.queue) == 0 && len(l.controls) == 0 {
+	if len(l.queue) == 0 && len(l.controls) == 0 && !l.stampDue {
 		return nil, nil
 	}
+	l.stampDue = false
 	entry := &fsm.Proposal{V: fsm.FormatVersion}
 	size := 0
 	for len(l.controls) > 0 && size < fsm.MaxProposalBytes/2 {

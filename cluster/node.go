@@ -2,7 +2,16 @@ package cluster
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"sync/atomic"
 	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
 
 	"conclave/fsm"
 )
@@ -19,131 +28,416 @@ type UnknownError struct{ Reason string }
 
 func (e *UnknownError) Error() string { return "unknown outcome: " + e.Reason }
 
+var errClosed = errors.New("the node is closing")
+
 // Node is one member of the cluster.
-type Node struct{}
+type Node struct {
+	cfg         Config
+	log         *slog.Logger
+	timeout     time.Duration
+	deadline    time.Duration
+	self        Identity
+	incarnation uint64
+
+	machine   *fsm.Machine
+	raft      *raft.Raft
+	transport *transport
+	channel   Channel
+	stable    raft.StableStore
+	watchdog  *watchdog
+	observer  *raft.Observer
+
+	batcher    *batcher
+	reader     reader
+	leadership atomic.Pointer[leadership] // set by manage alone
+	indexes    waitList                   // raft indexes applied here
+	revs       waitList                   // revisions applied here
+	caughtUp   atomic.Bool                // has once been at a leader's read index
+	removed    atomic.Bool                // a leader said that this node is no member
+	promising  sync.Mutex
+	gone       chan struct{} // closed when removed is set
+
+	ctx    context.Context // ends when the node closes
+	cancel context.CancelFunc
+	done   <-chan struct{} // ctx.Done()
+
+	mu         sync.Mutex
+	changed    chan struct{} // closed and replaced when the leader, as known here, changes
+	lastSeen   sighting
+	leaderless time.Time
+	observers  []*func(*fsm.Published)
+	closing    bool
+	running    sync.WaitGroup // every goroutine started by spawn
+	died       sync.Once
+}
+
+// sighting is who leads, as this node knows it.
+type sighting struct {
+	term   uint64
+	leader raft.ServerID
+	active bool // this node leads and has applied its barrier
+}
 
 // Open starts a node. It returns once raft runs; Ready tells when the node
 // serves. The stores stay the caller's to close, after Close.
-func Open(cfg Config) (*Node, error) { panic("not built") }
+func Open(cfg Config) (*Node, error) {
+	n := &Node{cfg: cfg, log: cfg.Logger, timeout: cfg.Timeout, deadline: cfg.Deadline, changed: make(chan struct{}), gone: make(chan struct{})}
+	n.defaults()
+	n.ctx, n.cancel = context.WithCancel(context.Background())
+	n.done = n.ctx.Done()
+	n.leaderless = time.Now()
+
+	// Every write to the disk is watched, and votes are kept whole.
+	n.watchdog = newWatchdog(n.cfg.DiskLimit, n.fatal)
+	logs := n.watchdog.logStore(cfg.Log)
+	n.stable = n.watchdog.stableStore(cfg.Stable)
+	var err error
+	if n.self, err = identity(n.stable, cfg.ID, cfg.Rand); err != nil {
+		return nil, fmt.Errorf("read the node's identity: %w", err)
+	}
+	if n.incarnation, err = nextIncarnation(n.stable); err != nil {
+		return nil, fmt.Errorf("count the node's starts: %w", err)
+	}
+
+	// Whatever raft applies has somebody to tell before raft starts.
+	n.machine = fsm.NewMachine(n.fatal)
+	n.machine.Observe(n.published)
+	n.batcher = newBatcher(n)
+	n.reader.n = n
+
+	inner, channel, err := cfg.Network.Open(n.self, n.resolve)
+	if err != nil {
+		return nil, fmt.Errorf("open the network: %w", err)
+	}
+	n.channel = channel
+	if n.transport, err = newTransport(inner, n.self.ServerID()); err != nil {
+		return nil, fmt.Errorf("wrap the raft transport: %w", err)
+	}
+	n.raft, err = raft.NewRaft(n.raftConfig(), n.machine, logs, newVoteStore(n.stable), cfg.Snapshots, n.transport)
+	if err != nil {
+		err = errors.Join(fmt.Errorf("start raft: %w", err), n.channel.Close(), n.transport.Close())
+		return nil, err
+	}
+	events := make(chan raft.Observation, 64)
+	n.observer = raft.NewObserver(events, false, func(o *raft.Observation) bool {
+		switch o.Data.(type) {
+		case raft.RaftState, raft.LeaderObservation:
+			return true
+		}
+		return false
+	})
+	n.raft.RegisterObserver(n.observer)
+	n.channel.Handle(n.serve)
+	for _, run := range []func(){func() { n.manage(events) }, n.batcher.run, n.beat, n.enter, n.catchUp} {
+		n.spawn(run)
+	}
+	return n, nil
+}
+
+func (n *Node) defaults() {
+	if n.log == nil {
+		n.log = slog.New(slog.DiscardHandler)
+	}
+	if n.timeout == 0 {
+		n.timeout = time.Second
+	}
+	if n.deadline == 0 {
+		n.deadline = 4 * time.Second
+	}
+	if n.cfg.DiskLimit == 0 {
+		n.cfg.DiskLimit = 10 * time.Second
+	}
+	if n.cfg.SnapshotThreshold == 0 {
+		n.cfg.SnapshotThreshold = 65_536
+	}
+	if n.cfg.TrailingLogs == 0 {
+		n.cfg.TrailingLogs = 32_768
+	}
+	if n.cfg.Wall == nil {
+		n.cfg.Wall = time.Now
+	}
+}
+
+func (n *Node) raftConfig() *raft.Config {
+	c := raft.DefaultConfig()
+	c.LocalID = n.self.ServerID()
+	c.HeartbeatTimeout, c.ElectionTimeout, c.LeaderLeaseTimeout = n.timeout, n.timeout, n.timeout
+	c.MaxAppendEntries = 16
+	c.SnapshotThreshold, c.TrailingLogs = n.cfg.SnapshotThreshold, n.cfg.TrailingLogs
+	c.SnapshotInterval = 30 * n.timeout
+	c.NoLegacyTelemetry = true
+	c.Logger = hclog.New(&hclog.LoggerOptions{Name: "raft", Level: hclog.Warn, Output: logWriter{n.log}, DisableTime: true})
+	return c
+}
+
+// logWriter passes raft's lines on.
+type logWriter struct{ log *slog.Logger }
+
+func (w logWriter) Write(line []byte) (int, error) {
+	w.log.Info(string(trimLine(line)))
+	return len(line), nil
+}
+
+func trimLine(line []byte) []byte {
+	for len(line) > 0 && line[len(line)-1] == '\n' {
+		line = line[:len(line)-1]
+	}
+	return line
+}
+
+var _ io.Writer = logWriter{}
+
+// spawn runs f in a goroutine that Close waits for; false once the node closes.
+func (n *Node) spawn(f func()) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.closing {
+		return false
+	}
+	n.running.Add(1)
+	go func() {
+		defer n.running.Done()
+		f()
+	}()
+	return true
+}
+
+// fatal stops the process: going on would risk what was acknowledged.
+func (n *Node) fatal(err error) {
+	n.died.Do(func() {
+		n.log.Error("the node stops", "error", err)
+		if n.cfg.Fatal == nil {
+			panic(err)
+		}
+		n.cfg.Fatal(err)
+	})
+}
 
 // Close hands leadership to a caught-up node if this one leads, stops raft, then
 // closes the channel. It may be called twice.
-func (n *Node) Close(ctx context.Context) error { panic("not built") }
+func (n *Node) Close(ctx context.Context) error {
+	n.mu.Lock()
+	if n.closing {
+		n.mu.Unlock()
+		n.running.Wait()
+		return nil
+	}
+	n.closing = true
+	n.mu.Unlock()
+	if l := n.leads(); l != nil && l.hasFollower() {
+		handed := make(chan struct{})
+		go func() {
+			defer close(handed)
+			if err := l.transfer(raft.Server{}); err != nil {
+				n.log.Warn("hand leadership over", "error", err)
+			}
+		}()
+		select {
+		case <-handed:
+		case <-ctx.Done():
+		}
+	}
+	n.cancel()
+	n.raft.DeregisterObserver(n.observer)
+	err := n.raft.Shutdown().Error()
+	n.running.Wait()
+	return errors.Join(err, n.transport.Close(), n.channel.Close())
+}
 
-// ID is the node's name; Incarnation the number of this start.
-func (n *Node) ID() string          { panic("not built") }
-func (n *Node) Incarnation() uint64 { panic("not built") }
+// manage follows raft: who leads, and whether it is this node. It polls slowly
+// besides the observations, which may be dropped.
+func (n *Node) manage(events <-chan raft.Observation) {
+	ticker := time.NewTicker(n.timeout / 4)
+	defer ticker.Stop()
+	defer func() {
+		if l := n.leadership.Swap(nil); l != nil {
+			l.end()
+		}
+	}()
+	for {
+		n.follow()
+		select {
+		case <-n.done:
+			return
+		case <-events:
+		case <-ticker.C:
+		}
+	}
+}
 
-// View is this node's published state, possibly behind the cluster's.
-func (n *Node) View() *fsm.View { panic("not built") }
+// follow takes up and drops leadership, and tells when who leads has changed.
+func (n *Node) follow() {
+	term := n.raft.CurrentTerm()
+	l := n.leadership.Load()
+	if l != nil && !n.leadsTerm(l.term) {
+		n.leadership.Store(nil)
+		l.end()
+		l = nil
+	}
+	if l == nil && n.leadsTerm(term) {
+		if l = n.lead(term); l != nil {
+			n.leadership.Store(l)
+			l.begin()
+			n.log.Info("leading", "term", term)
+		}
+	}
+	_, id := n.raft.LeaderWithID()
+	now := sighting{term: n.raft.CurrentTerm(), leader: id, active: l != nil}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if now == n.lastSeen {
+		return
+	}
+	if n.lastSeen = now; id != "" {
+		n.leaderless = time.Time{}
+	} else if n.leaderless.IsZero() {
+		n.leaderless = time.Now()
+	}
+	close(n.changed)
+	n.changed = make(chan struct{})
+}
 
-// Ring is the ring of recent frames of a room's live session, nil if none.
-func (n *Node) Ring(room string) *fsm.Ring { panic("not built") }
+// leaderChanged is closed at the next change of who leads. Take it before
+// looking who leads, so that no change is missed.
+func (n *Node) leaderChanged() <-chan struct{} {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.changed
+}
+
+// leaderID is the server id of the leader as raft knows it, "" without one.
+func (n *Node) leaderID() raft.ServerID {
+	_, id := n.raft.LeaderWithID()
+	return id
+}
+
+// hasLeader reports whether there is somebody to send batches to: another node,
+// or this one once its term has begun.
+func (n *Node) hasLeader() bool {
+	if id := n.leaderID(); id != "" && id != n.self.ServerID() {
+		return true
+	}
+	return n.leads() != nil
+}
+
+// published passes a publication on: to those who wait for an index, to the
+// leader's timers, to the node's own batches, to the observers. It runs on raft's
+// FSM goroutine.
+func (n *Node) published(p *fsm.Published) {
+	n.transport.Applied(p.Index, p.Term)
+	n.indexes.advance(p.Index)
+	n.revs.advance(p.View.Rev())
+	if l := n.leadership.Load(); l != nil {
+		l.timers.published(p)
+	}
+	n.batcher.published(p)
+	n.mu.Lock()
+	observers := n.observers
+	n.mu.Unlock()
+	for _, f := range observers {
+		(*f)(p)
+	}
+}
 
 // Observe adds a function called after each publication, in order; it must not
 // block. remove stops it.
-func (n *Node) Observe(f func(*fsm.Published)) (remove func()) { panic("not built") }
+func (n *Node) Observe(f func(*fsm.Published)) (remove func()) {
+	entry := &f
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.observers = append(n.observers[:len(n.observers):len(n.observers)], entry)
+	return func() {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		var left []*func(*fsm.Published)
+		for _, o := range n.observers {
+			if o != entry {
+				left = append(left, o)
+			}
+		}
+		n.observers = left
+	}
+}
+
+// ID is the node's name; Incarnation the number of this start.
+func (n *Node) ID() string          { return n.self.Node }
+func (n *Node) Incarnation() uint64 { return n.incarnation }
+
+// View is this node's published state, possibly behind the cluster's.
+func (n *Node) View() *fsm.View { return n.machine.View() }
+
+// Ring is the ring of recent frames of a room's live session, nil if none.
+func (n *Node) Ring(room string) *fsm.Ring { return n.machine.Ring(room) }
+
+func (n *Node) wall() time.Time { return n.cfg.Wall() }
+
+// register is what this node says of itself in the log.
+func (n *Node) register() *fsm.Register {
+	return &fsm.Register{PeerAddr: n.cfg.PeerAddr, HTTPAddr: n.cfg.HTTPAddr, Version: n.cfg.Version}
+}
+
+// NewLane makes a lane. It needs no closing.
+func (n *Node) NewLane() *Lane { return &Lane{b: n.batcher} }
 
 // Do hands one command to the log and waits for its result as applied on this
 // node. The error is nil, *UnavailableError or *UnknownError (also when ctx ends);
 // a refusal is in the result.
-func (n *Node) Do(ctx context.Context, c *fsm.Command) (*fsm.Result, error) { panic("not built") }
-
-// Lane is a client connection's queue of commands: they are applied in the order
-// of Submit, whatever happens to leaders. Lanes take turns, so that none owns the
-// node's batches. One goroutine at a time may use a lane.
-type Lane struct{}
-
-// NewLane makes a lane. It needs no closing.
-func (n *Node) NewLane() *Lane { panic("not built") }
-
-// Submit queues a command. done is called exactly once, within Config.Deadline,
-// in the order of Submit per lane, after this node has published the change; it
-// must not block. c must not be changed afterwards.
-func (l *Lane) Submit(c *fsm.Command, done func(*fsm.Result, error)) { panic("not built") }
-
-// Read returns a view that holds everything acknowledged anywhere before the
-// call: a linearizable read. The error is an *UnavailableError.
-func (n *Node) Read(ctx context.Context) (*fsm.View, error) { panic("not built") }
-
-// Stale returns this node's view for a read that may lag, or an
-// *UnavailableError while the node has not yet caught up with a leader once.
-func (n *Node) Stale() (*fsm.View, error) { panic("not built") }
-
-// WaitRev returns a view whose revision is at least rev; the error is an
-// *UnavailableError when ctx or the deadline ends first.
-func (n *Node) WaitRev(ctx context.Context, rev uint64) (*fsm.View, error) { panic("not built") }
+func (n *Node) Do(ctx context.Context, c *fsm.Command) (*fsm.Result, error) {
+	type outcome struct {
+		result *fsm.Result
+		err    error
+	}
+	ch := make(chan outcome, 1)
+	n.NewLane().Submit(c, func(r *fsm.Result, err error) { ch <- outcome{r, err} })
+	select {
+	case out := <-ch:
+		return out.result, out.err
+	case <-ctx.Done():
+		return nil, &UnknownError{"the caller stopped waiting"}
+	}
+}
 
 // Renew keeps a lease alive: a lock's holder, or a peer without a socket. It
 // returns the time left, counted from when the leader recorded it. A refusal
-// (*fsm.Refusal: not_holder, not_found, session_ended, no_session),
-// *UnavailableError or *UnknownError is the error.
-func (n *Node) Renew(ctx context.Context, r fsm.LeaseRef) (time.Duration, error) { panic("not built") }
+// (*fsm.Refusal: not_holder, not_found, session_ended, no_session) or an
+// *UnavailableError is the error.
+func (n *Node) Renew(ctx context.Context, r fsm.LeaseRef) (time.Duration, error) {
+	ctx, cancel := context.WithTimeout(ctx, n.deadline)
+	defer cancel()
+	var answer renewAnswer
+	err := n.askLeader(ctx, methodRenew, renewRequest{r}, &answer, func(l *leadership) error {
+		left, err := l.renew(ctx, r)
+		answer.LeftMs = left.Milliseconds()
+		return err
+	})
+	if err == nil && answer.Refusal != nil {
+		err = answer.Refusal
+	}
+	if err != nil && !terminal(err) { // renewing again does no harm
+		err = &UnavailableError{"no leader confirmed the renewal in time"}
+	}
+	return time.Duration(answer.LeftMs) * time.Millisecond, err
+}
 
 // TimeLeft asks the leader for the time left of leases; those it does not know
 // are absent. On any failure it returns nil: the time left is a courtesy.
 func (n *Node) TimeLeft(ctx context.Context, refs []fsm.LeaseRef) map[fsm.LeaseRef]time.Duration {
-	panic("not built")
+	ctx, cancel := context.WithTimeout(ctx, n.timeout)
+	defer cancel()
+	var answer timeLeftAnswer
+	request := timeLeftRequest{refs}
+	err := n.askLeader(ctx, methodTimeLeft, request, &answer, func(l *leadership) error {
+		answer = l.timeLeft(request)
+		return nil
+	})
+	if err != nil || len(answer.LeftMs) != len(refs) {
+		return nil
+	}
+	left := make(map[fsm.LeaseRef]time.Duration)
+	for i, ms := range answer.LeftMs {
+		if ms >= 0 {
+			left[refs[i]] = time.Duration(ms) * time.Millisecond
+		}
+	}
+	return left
 }
-
-// Ready returns why the node does not serve, nothing when it does: it has once
-// reached a leader's read index, a leader is known, it is not closing.
-func (n *Node) Ready() []string { panic("not built") }
-
-// NoLeaderSince is when the node lost sight of a leader; zero while it has one.
-func (n *Node) NoLeaderSince() time.Time { panic("not built") }
-
-// Status is the cluster as this node sees it.
-func (n *Node) Status(ctx context.Context) Status { panic("not built") }
-
-// Status is the answer of GET /v1/cluster.
-type Status struct {
-	Cluster     string
-	ID          string
-	Leader      string // "" when none is known
-	Term        uint64
-	ConfigIndex uint64
-	Applied     uint64
-	Commit      uint64
-	Rev         uint64
-	Members     []Member
-}
-
-// Member is one node of the configuration.
-type Member struct {
-	ID          string // the node's name
-	PeerAddr    string
-	HTTPAddr    string
-	Voter       bool
-	Leader      bool
-	Applied     uint64
-	Lag         uint64 // entries behind the leader
-	LastContact time.Duration
-	Disk        time.Duration // a recent write, smoothed
-	Version     string
-	Healthy     bool
-}
-
-// Membership changes run on the leader wherever they are asked for. ifConfig is
-// the configuration index that the caller saw, 0 for any: another one is refused
-// with conflict. Refusals are *fsm.Refusal (bad_request, conflict, not_found,
-// forbidden for what would lose quorum without force); else *UnavailableError or
-// *UnknownError.
-
-// AddMember adds the node that answers at peerAddr, under that id, as non-voter;
-// it is promoted once caught up unless replica.
-func (n *Node) AddMember(ctx context.Context, id, peerAddr string, replica bool, ifConfig uint64) error {
-	panic("not built")
-}
-
-// RemoveMember removes a member.
-func (n *Node) RemoveMember(ctx context.Context, id string, force bool, ifConfig uint64) error {
-	panic("not built")
-}
-
-// Promote makes a caught-up non-voter a voter, Demote a voter a non-voter.
-func (n *Node) Promote(ctx context.Context, id string, ifConfig uint64) error { panic("not built") }
-func (n *Node) Demote(ctx context.Context, id string, ifConfig uint64) error  { panic("not built") }
-
-// Transfer hands leadership to a member, or with "" to the best one.
-func (n *Node) Transfer(ctx context.Context, to string) error { panic("not built") }

@@ -86,10 +86,11 @@ func (r *rounds) hold(number uint64) (uint64, error) {
 	n := r.l.n
 	ctx, cancel := context.WithTimeout(r.l.ctx, n.timeout)
 	defer cancel()
-	voters, acks := 0, 0
-	answers := make(chan bool, len(n.configuration().Servers))
+	voters, acks, asked := 0, 0, 0
+	servers := n.configuration().Servers
+	answers := make(chan bool, len(servers)) // Send answers each once: never full
 	request := encode(roundMessage{Term: r.l.term, Number: number})
-	for _, server := range n.configuration().Servers {
+	for _, server := range servers {
 		if server.Suffrage != raft.Voter {
 			continue
 		}
@@ -98,18 +99,19 @@ func (r *rounds) hold(number uint64) (uint64, error) {
 			acks++
 			continue
 		}
+		asked++
 		n.channel.Send(ctx, server.ID, methodRound, request, func(data []byte, err error) {
 			var a roundMessage
-			ok := err == nil && decode(data, &a) == nil && a.Number == number && a.Term == r.l.term
-			select {
-			case answers <- ok:
-			default:
-			}
+			answers <- err == nil && decode(data, &a) == nil && a.Number == number && a.Term == r.l.term
 		})
 	}
 	for acks <= voters/2 {
+		if acks+asked <= voters/2 {
+			return 0, errNotLeader // too few can still confirm
+		}
 		select {
 		case ok := <-answers:
+			asked--
 			if ok {
 				acks++
 			}

@@ -29,7 +29,6 @@ const (
 
 type probeAnswer struct {
 	Cluster  string     `cbor:"1,keyasint,omitempty"`
-	HasState bool       `cbor:"2,keyasint,omitempty"` // holds a log, or has promised to found with somebody
 	HTTPAddr string     `cbor:"3,keyasint,omitempty"`
 	Members  []founding `cbor:"4,keyasint,omitempty"`
 	Expect   int        `cbor:"5,keyasint,omitempty"`

@@ -165,7 +165,7 @@ func inMemory(int) (raft.LogStore, raft.StableStore) {
 func (c *trio) leader(except ...*plainNode) *plainNode {
 	c.t.Helper()
 	var leader *plainNode
-	until(c.t, "one leader known to all", func() bool {
+	pollUntil(c.t, "one leader known to all", func() bool {
 		leader = nil
 		for _, n := range c.nodes {
 			if n.raft.State() == raft.Leader && !contains(except, n) {
@@ -194,8 +194,8 @@ func contains(all []*plainNode, n *plainNode) bool {
 	return false
 }
 
-// until polls a condition with a generous deadline.
-func until(t testing.TB, what string, ok func() bool) {
+// pollUntil polls a condition with a generous deadline.
+func pollUntil(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	deadline := time.Now().Add(30 * time.Second)
 	for !ok() {
@@ -229,7 +229,7 @@ func TestTransport_LeadershipTransfers(t *testing.T) {
 		if err := old.raft.LeadershipTransfer().Error(); err != nil {
 			t.Fatal(err)
 		}
-		until(t, "another leads", func() bool { return old.raft.State() != raft.Leader })
+		pollUntil(t, "another leads", func() bool { return old.raft.State() != raft.Leader })
 		next := c.leader()
 		if next == old || next.raft.CurrentTerm() <= before {
 			t.Fatalf("leader is %s in term %d, was %s in term %d", next.self, next.raft.CurrentTerm(), old.self, before)
@@ -279,7 +279,7 @@ func TestTransport_PreVoteIsActive(t *testing.T) {
 	// The leader's requests no longer arrive, the other's own still do.
 	addr, _ := leader.book.resolve(cut.self.ServerID())
 	leader.book.set(cut.self.ServerID(), nobodyListens(t))
-	until(t, "the cut off node asks for a vote", func() bool {
+	pollUntil(t, "the cut off node asks for a vote", func() bool {
 		leader.inner.(*raft.NetworkTransport).CloseStreams()
 		select {
 		case o := <-asked:
@@ -292,7 +292,7 @@ func TestTransport_PreVoteIsActive(t *testing.T) {
 		}
 	})
 	leader.book.set(cut.self.ServerID(), addr)
-	until(t, "the node follows again", func() bool {
+	pollUntil(t, "the node follows again", func() bool {
 		_, id := cut.raft.LeaderWithID()
 		return id == leader.self.ServerID()
 	})
