@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -241,5 +243,78 @@ func TestNode_aLaneKeepsItsOrderWhileLeadersChange(t *testing.T) {
 		if e.Version != writes || string(e.Value) != fmt.Sprint(writes-1) {
 			t.Errorf("key of %s: version %d, value %s", id, e.Version, e.Value)
 		}
+	}
+}
+
+// benchGroup is a group on disk, as in production.
+func benchGroup(b *testing.B) *group {
+	g := startGroup(b, 0)
+	const n = 3
+	for i := range n {
+		id := fmt.Sprint("n", i+1)
+		dir, err := OpenDataDir(b.TempDir(), DataDirOptions{})
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.Cleanup(func() {
+			if err := dir.Close(); err != nil {
+				b.Error(err)
+			}
+		})
+		listener := g.listen("127.0.0.1:0")
+		g.addrs = append(g.addrs, listener.Addr().String())
+		cfg := Config{
+			ID: id, Log: dir.Log, Stable: dir.Stable, Snapshots: dir.Snapshots, Version: "bench",
+			Fatal: func(err error) { b.Error(err) },
+		}
+		g.nodes[id] = &groupNode{addr: listener.Addr().String(), cfg: cfg, net: NewTCPNetwork(listener, TCPOptions{})}
+	}
+	b.Cleanup(func() { // runs before the directories close
+		for id := range g.nodes {
+			g.stop(id)
+		}
+	})
+	for id, node := range g.nodes {
+		node.cfg.Join, node.cfg.BootstrapExpect = g.addrs, n
+		g.open(id)
+	}
+	g.ready()
+	return g
+}
+
+// BenchmarkPut writes 256-byte values over three nodes on disk from as many
+// callers, each with one write at a time, spread over the nodes.
+func BenchmarkPut(b *testing.B) {
+	for _, callers := range []int{1, 64, 256} {
+		b.Run(fmt.Sprint(callers), func(b *testing.B) {
+			g := benchGroup(b)
+			var nodes []*groupNode
+			if callers == 1 {
+				nodes = append(nodes, g.leader())
+			} else {
+				for _, node := range g.nodes {
+					nodes = append(nodes, node)
+				}
+			}
+			value := `"` + strings.Repeat("x", 254) + `"`
+			var wg sync.WaitGroup
+			var next atomic.Int64
+			b.ResetTimer()
+			for c := range callers {
+				wg.Add(1)
+				go func() {
+					defer wg.Done()
+					for next.Add(1) <= int64(b.N) {
+						r, err := nodes[c%len(nodes)].Do(b.Context(), put(fmt.Sprint("room", c%16), fmt.Sprint("key", c), value))
+						if err != nil || r.Refusal != nil {
+							b.Error(err, r)
+							return
+						}
+					}
+				}()
+			}
+			wg.Wait()
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "puts/s")
+		})
 	}
 }
