@@ -43,7 +43,9 @@ func (s *State) run(index, term uint64, p *Proposal, careful bool) (out *Outcome
 		}()
 	}
 	s.index = index
-	s.now = max(s.now, p.Time)
+	if p.Term == 0 || p.Term == term {
+		s.now = max(s.now, p.Time) // a stamp of an earlier leader does not count: time stood still since
+	}
 	c := &change{s: s, wall: p.Wall, out: new(Outcome)}
 	for i := range p.Controls {
 		if ctl := &p.Controls[i]; !ctl.Kind.timer() || ctl.Term == term {

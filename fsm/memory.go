@@ -39,6 +39,7 @@ type client struct {
 	peer      string // the last peer to use it, "" if none
 	used      int64  // cluster time of the last use
 	forgotten uint64 // requests up to this that are not in answers are refused
+	newest    uint64 // the greatest id among answers
 	answers   []answer
 	bytes     int
 }
@@ -111,6 +112,9 @@ func otherRequest() *Refusal {
 
 // find looks from the newest on: what is repeated is recent.
 func (m *client) find(id uint64) *answer {
+	if id > m.newest {
+		return nil // as is every request that is not repeated
+	}
 	for i := len(m.answers) - 1; i >= 0; i-- {
 		if m.answers[i].id == id {
 			return &m.answers[i]
@@ -163,7 +167,7 @@ func (c *change) remember(cmd *Command, r Result) {
 		m.peer = cmd.Caller.Peer
 	}
 	before := m.bytes
-	m.keep(newAnswer(cmd.Request, r))
+	m.keep(newAnswer(cmd.Request, &r))
 	limit := rememberedBytes
 	if c.ses.memory.bytes >= c.ses.maxRemembered() {
 		limit = clientShare
@@ -200,6 +204,7 @@ func (m *client) keep(a answer) {
 		return
 	}
 	m.answers = append(m.answers, a)
+	m.newest = max(m.newest, a.id)
 }
 
 // trim forgets the oldest answers beyond the bounds, but for those that still
@@ -284,7 +289,7 @@ func (c *change) amend(user, clientID string, request uint64, idemKey string, r 
 		if m, _ := mem.clients.get(key); m != nil && m.find(request) != nil {
 			m = c.writeClient(key)
 			before := m.bytes
-			m.keep(newAnswer(request, r))
+			m.keep(newAnswer(request, &r))
 			c.ses.memory.bytes += m.bytes - before
 		}
 	case idemKey != "":
@@ -300,19 +305,14 @@ func (c *change) amend(user, clientID string, request uint64, idemKey string, r 
 }
 
 // newAnswer stores a result in the least space.
-func newAnswer(id uint64, r Result) answer {
+func newAnswer(id uint64, r *Result) answer {
 	a := answer{id: id, rev: r.Rev}
-	if len(r.Ops) != 1 {
-		a.full = &r
+	if !r.plain() {
+		full := *r
+		a.full = &full
 		return a
 	}
 	op := &r.Ops[0]
-	plain := Result{Rev: r.Rev, Session: r.Session, Changed: r.Changed, Applied: r.Applied, Ops: r.Ops}
-	plainOp := OpResult{Version: op.Version, Rev: op.Rev, Existed: op.Existed, Created: op.Created}
-	if !r.same(&plain) || !op.same(&plainOp) || op.Rev != 0 && op.Rev != r.Rev {
-		a.full = &r
-		return a
-	}
 	a.version = op.Version
 	a.flag(answerChanged, r.Changed)
 	a.flag(answerApplied, r.Applied)
@@ -328,16 +328,14 @@ func (a *answer) flag(bit uint8, set bool) {
 	}
 }
 
-// same compares all but Ops and Repeated.
-func (r *Result) same(o *Result) bool {
-	return r.Rev == o.Rev && r.Refusal == o.Refusal && r.Session == o.Session && r.Peer == o.Peer &&
-		r.Key == o.Key && r.Gen == o.Gen && r.Created == o.Created && r.Applied == o.Applied &&
-		r.Waiting == o.Waiting && r.Waiter == o.Waiter && r.Fence == o.Fence && r.Changed == o.Changed
-}
-
-func (r *OpResult) same(o *OpResult) bool {
-	return r.Version == o.Version && r.Rev == o.Rev && r.Fence == o.Fence && r.Existed == o.Existed &&
-		r.Created == o.Created && r.Entry == o.Entry && r.Value == nil
+// plain reports whether an answer without a Result of its own says it all.
+func (r *Result) plain() bool {
+	if r.Refusal != nil || r.Peer != "" || r.Key != "" || r.Gen != 0 || r.Created || len(r.Ops) != 1 ||
+		r.Waiting != 0 || r.Waiter != 0 || r.Fence != 0 {
+		return false
+	}
+	op := &r.Ops[0]
+	return op.Fence == 0 && op.Entry == nil && op.Value == nil && (op.Rev == 0 || op.Rev == r.Rev)
 }
 
 // result is the remembered result, in the session that remembers it.

@@ -244,8 +244,7 @@ func (r *recordReader) client(data []byte) error {
 	}
 	m := &client{gen: r.state.gen, peer: x.Peer, used: x.Used, forgotten: x.Forgotten}
 	for _, a := range x.Answers {
-		m.answers = append(m.answers, answer{a.ID, a.Rev, a.Version, a.Flags, a.Full})
-		m.bytes += m.answers[len(m.answers)-1].size()
+		m.keep(answer{a.ID, a.Rev, a.Version, a.Flags, a.Full})
 	}
 	mem := &r.in.ses.memory
 	if _, double := mem.clients.write(r.state.gen).Set(x.Key, m); double {

@@ -47,8 +47,9 @@ type Grant struct {
 
 // HandOver lets the line move up: it grants the lock in the order of the queue
 // for as long as the head is admitted beside the holders. A head that is not
-// live (its peer or its node is gone) loses its place to the next; those behind
-// it are not looked at before their turn. An owner that gets the lock has all
+// live (its peer or its node is gone) loses its place, even while the lock is
+// held: it might keep back who could share. Those behind it are not looked at
+// before their turn. An owner that gets the lock has all
 // its places answered with that fence that ask for no more. The lock comes back nil when nobody holds
 // or wants it.
 func (l *Lock) HandOver(live func(*Waiter) bool, t Moment) (next *Lock, grants []Grant, dropped []Waiter) {

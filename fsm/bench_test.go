@@ -1,0 +1,86 @@
+package fsm
+
+import (
+	"bytes"
+	"fmt"
+	"testing"
+)
+
+// benchState has rooms with one peer each, and keys in each room.
+func benchState(b *testing.B, rooms, keys int) (*State, []Command) {
+	b.Helper()
+	s := NewState()
+	value := bytes.Repeat([]byte("v"), 256)
+	value[0], value[255] = '"', '"'
+	puts := make([]Command, 0, rooms*keys)
+	seq := uint64(0)
+	apply := func(cmds []Command) []Result {
+		seq++
+		return s.Apply(seq, 1, &Proposal{V: 1, Batches: []Batch{{Node: "n1", Incarnation: 1, Seq: seq, Commands: cmds}}}).Batches[0].Results
+	}
+	s.Apply(1, 1, &Proposal{V: 1, Batches: []Batch{{Node: "n1", Incarnation: 1, Register: &Register{}}}})
+	for r := range rooms {
+		room := fmt.Sprintf("room-%06d", r)
+		join := apply([]Command{{
+			Kind: CommandJoin, Room: room, Client: "c", Request: 1, Open: &Open{Limits: standardLimits},
+			Join: &Join{Key: "secret", Node: "n1", Incarnation: 1},
+		}})[0]
+		caller := Caller{Kind: CallerPeer, Peer: join.Peer, Gen: join.Gen}
+		for k := range keys {
+			puts = append(puts, Command{
+				Kind: CommandTxn, Room: room, Client: "c", Caller: caller,
+				Txn: &Txn{Single: true, Then: []Operation{{Kind: OpPut, Store: DefaultStore, Key: fmt.Sprintf("key-%03d", k), Value: value}}},
+			})
+		}
+	}
+	for i := 0; i < len(puts); i += 1000 {
+		apply(puts[i:min(i+1000, len(puts))])
+	}
+	return s, puts
+}
+
+// BenchmarkState_Put is a put in an entry of 64, with a View published after
+// each entry. One iteration is one put.
+func BenchmarkState_Put(b *testing.B) {
+	for _, size := range []struct{ rooms, keys int }{{64, 100}, {100_000, 1}} {
+		b.Run(fmt.Sprintf("rooms=%d/keys=%d", size.rooms, size.keys), func(b *testing.B) {
+			s, puts := benchState(b, size.rooms, size.keys)
+			n, _ := s.nodes.get("n1")
+			seq := n.last
+			cmds := make([]Command, 0, 64)
+			b.ReportAllocs()
+			b.ResetTimer()
+			for i := 0; i < b.N; i += 64 {
+				cmds = cmds[:0]
+				for j := range 64 {
+					cmd := puts[(i+j)*7919%len(puts)]
+					cmd.Request = uint64(i + j + 2)
+					cmds = append(cmds, cmd)
+				}
+				seq++
+				out := s.Apply(seq, 1, &Proposal{V: 1, Batches: []Batch{{Node: "n1", Incarnation: 1, Seq: seq, Commands: cmds}}})
+				if no := out.Batches[0].Results[63].Refusal; no != nil {
+					b.Fatal(no)
+				}
+				s.Publish()
+			}
+		})
+	}
+}
+
+// BenchmarkProposal_RoundTrip encodes and decodes an entry of 64 puts. One
+// iteration is one put.
+func BenchmarkProposal_RoundTrip(b *testing.B) {
+	_, puts := benchState(b, 1, 64)
+	p := &Proposal{V: 1, Time: 1, Wall: 1, Batches: []Batch{{Node: "n1", Incarnation: 1, Seq: 1, Commands: puts}}}
+	b.ReportAllocs()
+	for i := 0; i < b.N; i += 64 {
+		data, err := EncodeProposal(p)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if _, err := DecodeProposal(data); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
