@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bytes"
 	"strconv"
 
 	"conclave/client/wire"
@@ -22,7 +23,7 @@ type object struct {
 }
 
 type member struct {
-	name  string
+	name  []byte // unescaped
 	raw   []byte // compact JSON
 	taken bool
 }
@@ -46,11 +47,11 @@ func parseObject(data []byte, what string) (*object, *wire.Error) {
 // split cuts a compacted object into its members. It skips over the values, so
 // a value is checked and copied once however deep it sits.
 func split(raw []byte, path string, f *fault) *object {
-	o := &object{path: path, fault: f}
+	o := &object{path: path, fault: f, members: make([]member, 0, 8)}
 	for i := 1; raw[i] != '}'; {
 		start := i
 		i = skip(raw, i)
-		name, _ := text(raw[start:i])
+		name, _ := inside(raw[start:i])
 		i++ // the colon
 		start = i
 		i = skip(raw, i)
@@ -75,7 +76,7 @@ func (o *object) refuse(name, format string, args ...any) {
 func (o *object) done() *wire.Error {
 	for _, m := range o.members {
 		if !m.taken {
-			o.refuse(m.name, "unknown member")
+			o.refuse(string(m.name), "unknown member")
 		}
 	}
 	return o.fault.err
@@ -84,7 +85,7 @@ func (o *object) done() *wire.Error {
 // has reports whether a member is there, without taking it.
 func (o *object) has(name string) bool {
 	for i := range o.members {
-		if o.members[i].name == name {
+		if string(o.members[i].name) == name {
 			return true
 		}
 	}
@@ -94,7 +95,7 @@ func (o *object) has(name string) bool {
 // raw takes a member of any type as compact JSON, nil when absent.
 func (o *object) raw(name string) []byte {
 	for i := range o.members {
-		if o.members[i].name == name {
+		if string(o.members[i].name) == name {
 			o.members[i].taken = true
 			return o.members[i].raw
 		}
@@ -119,13 +120,17 @@ func text(raw []byte) (string, bool) {
 	if raw[0] != '"' {
 		return "", false
 	}
-	inside := raw[1 : len(raw)-1]
-	for _, c := range inside {
-		if c == '\\' {
-			return unescape(inside)
-		}
+	b, whole := inside(raw)
+	return string(b), whole
+}
+
+// inside is what a JSON string says; it aliases raw when nothing is escaped.
+func inside(raw []byte) (text []byte, whole bool) {
+	text = raw[1 : len(raw)-1]
+	if bytes.IndexByte(text, '\\') >= 0 {
+		return unescape(text)
 	}
-	return string(inside), true
+	return text, true
 }
 
 // bounded takes a string of at most max bytes.

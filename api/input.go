@@ -157,6 +157,15 @@ func (in *input) session() string {
 	return s
 }
 
+// claims is whom the request says it comes from, owner being its name for locks.
+// Forms depend on it; whether it is true, Server.caller finds out.
+func (in *input) claims(owner string) fsm.Caller {
+	if peer, _ := in.header(headerPeer); peer != "" {
+		return fsm.Caller{Kind: fsm.CallerPeer, Peer: peer}
+	}
+	return fsm.Caller{Owner: owner}
+}
+
 // conditions takes the conditions of a write: If-Match, If-None-Match and
 // if_version. All that are given must hold.
 func (in *input) conditions() *fsm.If {

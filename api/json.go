@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bytes"
 	"fmt"
 	"unicode/utf8"
 
@@ -22,7 +23,8 @@ const mapNames = 16
 // error. The result aliases data when there was no white space to drop, so data
 // must not be changed afterwards.
 func compactJSON(data []byte, what string) ([]byte, *wire.Error) {
-	s := scanner{in: data}
+	var names [mapNames][]byte // on the stack, enough for most
+	s := scanner{in: data, names: names[:0]}
 	s.space()
 	if err := s.value(1); err != nil {
 		return nil, s.refuse(err, what)
@@ -48,7 +50,7 @@ type scanner struct {
 	pos   int
 	mark  int
 	out   []byte
-	names []string // of the members of all objects that are open
+	names [][]byte // of the members of all objects that are open
 }
 
 func (s *scanner) refuse(err error, what string) *wire.Error {
@@ -194,11 +196,10 @@ func (s *scanner) object(depth int) error {
 		if err != nil {
 			return err
 		}
-		name := string(raw)
 		if escaped {
-			name, _ = unescape(raw)
+			raw, _ = unescape(raw)
 		}
-		if seen, err = s.declare(name, base, seen); err != nil {
+		if seen, err = s.declare(raw, base, seen); err != nil {
 			return err
 		}
 		if s.space(); s.peek() != ':' {
@@ -226,20 +227,20 @@ func (s *scanner) object(depth int) error {
 
 // declare refuses a name that the object whose names start at base has already,
 // and remembers it. seen takes over from the stack once there are many names.
-func (s *scanner) declare(name string, base int, seen map[string]struct{}) (map[string]struct{}, error) {
+func (s *scanner) declare(name []byte, base int, seen map[string]struct{}) (map[string]struct{}, error) {
 	double := false
 	if seen != nil {
-		_, double = seen[name]
-		seen[name] = struct{}{}
+		_, double = seen[string(name)]
+		seen[string(name)] = struct{}{}
 	} else {
 		for _, n := range s.names[base:] {
-			double = double || n == name
+			double = double || bytes.Equal(n, name)
 		}
 		s.names = append(s.names, name)
 		if len(s.names)-base == mapNames {
 			seen = make(map[string]struct{}, 2*mapNames)
 			for _, n := range s.names[base:] {
-				seen[n] = struct{}{}
+				seen[string(n)] = struct{}{}
 			}
 		}
 	}
@@ -320,7 +321,7 @@ var shortEscapes = map[byte]byte{'"': '"', '\\': '\\', '/': '/', 'b': '\b', 'f':
 // unescape decodes the inside of a string that a scanner has passed. whole is
 // false when it holds half a surrogate pair, which UTF-8 cannot say: the half is
 // written as if it could, so that different names stay different.
-func unescape(raw []byte) (text string, whole bool) {
+func unescape(raw []byte) (text []byte, whole bool) {
 	out := make([]byte, 0, len(raw))
 	whole = true
 	for i := 0; i < len(raw); i++ {
@@ -348,7 +349,7 @@ func unescape(raw []byte) (text string, whole bool) {
 		out = append(out, 0xE0|byte(r>>12), 0x80|byte(r>>6)&0x3F, 0x80|byte(r)&0x3F)
 		i += 4
 	}
-	return string(out), whole
+	return out, whole
 }
 
 // lowSurrogate reads the second escape of a surrogate pair.

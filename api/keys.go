@@ -47,7 +47,7 @@ func has(headers []string, tag string) bool {
 
 // putKey answers PUT …/stores/{store}/keys/{key}: the body is the value.
 func (s *Server) putKey(c *gin.Context, in *input) error {
-	cmd, owner := s.writing(in, fsm.CommandTxn), in.owner()
+	cmd, owner := s.opens(in, writing(in, fsm.CommandTxn)), in.owner()
 	op := fsm.Operation{
 		Kind: fsm.OpPut, Store: in.store(), Key: in.key(), Value: in.value(), If: in.conditions(), Fence: in.fence(),
 	}
@@ -72,7 +72,7 @@ func (s *Server) putKey(c *gin.Context, in *input) error {
 
 // deleteKey answers DELETE …/stores/{store}/keys/{key}.
 func (s *Server) deleteKey(c *gin.Context, in *input) error {
-	cmd, owner := s.writing(in, fsm.CommandTxn), in.owner()
+	cmd, owner := s.opens(in, writing(in, fsm.CommandTxn)), in.owner()
 	cmd.Txn = single(fsm.Operation{
 		Kind: fsm.OpDelete, Store: in.store(), Key: in.key(), If: in.conditions(), Fence: in.fence(),
 	})

@@ -17,20 +17,19 @@ import (
 // acquireLock answers POST …/locks/{store}/{key}. A request that waits holds its
 // place for as long as its connection lasts; when it ends, so does the wait.
 func (s *Server) acquireLock(c *gin.Context, in *input) error {
-	cmd := s.writing(in, fsm.CommandAcquire)
+	cmd := s.opens(in, writing(in, fsm.CommandAcquire))
 	a := &fsm.Acquire{
 		Store: in.store(), Key: in.key(),
 		Node: s.node.ID(), Incarnation: s.node.Incarnation(), Waiter: in.unique("w"),
 	}
 	o := in.object()
 	owner, named := o.str("owner")
-	by := fsm.Caller{Owner: owner}
-	if peer, ok := in.header(headerPeer); ok {
-		by = fsm.Caller{Kind: fsm.CallerPeer, Peer: peer} // do checks that it is
-	} else if !named {
-		owner = in.unique("o")
-	} else if w := badKey(owner); w != "" {
+	if w := badKey(owner); named && w != "" {
 		o.refuse("owner", "%s", w)
+	}
+	by := in.claims(owner)
+	if nobody := (lock.Owner{}); by.LockOwner() == nobody {
+		owner = in.unique("o")
 	}
 	a.Wait, _ = o.number("wait_ms", 0, maxWait)
 	a.Lock = *o.lockRequest(by)
@@ -40,26 +39,29 @@ func (s *Server) acquireLock(c *gin.Context, in *input) error {
 	w := s.grants.expect(cmd.Room, a.Store, a.Key)
 	defer w.forget()
 	r, err := s.do(in, cmd, owner)
+	held := fsm.LeaseRef{Room: cmd.Room, Session: cmd.Session, Store: a.Store, Key: a.Key, Owner: cmd.Caller.LockOwner()}
+	waited := err == nil && r.Waiting > 0
+	switch {
+	case waited:
+		held.Session = r.Session
+		held.Fence, err = s.await(c.Request.Context(), w, cmd, r)
+	case err == nil:
+		held.Session, held.Fence = r.Session, r.Fence
+	case c.Request.Context().Err() != nil: // it may have been queued, or granted, for nobody
+		held.Fence, _ = s.cancelWait(cmd, cmd.Session)
+	}
 	if err != nil {
+		if madeUp := !named && cmd.Idem == "" && by.Kind != fsm.CallerPeer; madeUp {
+			s.abandon(held)
+		}
 		return err
 	}
-	held := fsm.LeaseRef{
-		Room: cmd.Room, Session: r.Session, Store: a.Store, Key: a.Key, Fence: r.Fence, Owner: cmd.Caller.LockOwner(),
-	}
-	rev := r.Rev
-	if r.Waiting > 0 {
-		grant, err := s.await(c.Request.Context(), w, cmd, r)
-		if err != nil {
-			s.abandon(held, grant.Fence, !named && cmd.Idem == "" && by.Kind != fsm.CallerPeer)
-			return err
-		}
-		held.Fence, rev = grant.Fence, grant.Rev
-	}
 	left := a.Lock.TTL
-	if r.Waiting > 0 || r.Repeated { // else it has just begun
+	if waited || r.Repeated { // else it has just begun
 		left = s.leaseLeft(c.Request.Context(), held, left)
 	}
-	return answer(c, http.StatusOK, rev, encodeHeld(held, a.Lock.TTL, left))
+	// A grant's fence is its revision; a lock held already was granted earlier.
+	return answer(c, http.StatusOK, max(r.Rev, held.Fence), encodeHeld(held, a.Lock.TTL, left))
 }
 
 // unique makes a name up. With an Idempotency-Key it is the same for every repeat
@@ -84,39 +86,36 @@ func encodeHeld(held fsm.LeaseRef, ttl, left int64) []byte {
 }
 
 // await waits for the end of a queued acquire. The log ends it, at wait_ms at the
-// latest; when the request or the server ends first, it cancels through the log.
-// With an error, a fence in the grant is one that nobody will be told of.
-func (s *Server) await(ctx context.Context, w *wait, cmd *fsm.Command, r *fsm.Result) (fsm.Grant, error) {
+// latest; when the request or the server ends first, it is cancelled through the
+// log. A fence beside an error is a grant that nobody will hear of.
+func (s *Server) await(ctx context.Context, w *wait, cmd *fsm.Command, r *fsm.Result) (fence uint64, _ error) {
 	ended := make(chan fsm.Grant, 1)
 	w.queued(cmd.Caller.LockOwner(), r.Session, r.Waiter, func(g fsm.Grant) { ended <- g })
 	// Cluster time stands still without a leader, so the wait is bounded here too.
 	limit := time.NewTimer(time.Duration(cmd.Acquire.Wait)*time.Millisecond + waitGrace)
 	defer limit.Stop()
-	var gone error
+	var why error
 	select {
 	case g := <-ended:
 		if g.Refusal != nil {
-			return g, g.Refusal
+			return 0, g.Refusal
 		}
-		return g, nil
+		return g.Fence, nil
 	case <-ctx.Done():
-		gone = wire.Errorf(wire.UnknownOutcome, "the request was given up")
+		why = wire.Errorf(wire.UnknownOutcome, "the request was given up")
 	case <-s.closing:
-		gone = wire.Errorf(wire.Unavailable, "this node is draining; the wait was cancelled")
+		why = wire.Errorf(wire.Unavailable, "this node is draining; the wait was cancelled")
 	case <-limit.C:
-		gone = wire.Errorf(wire.UnknownOutcome, "the wait could not be ended in time")
+		why = wire.Errorf(wire.LockTimeout, "the lock was not granted in time")
 	}
 	fence, err := s.cancelWait(cmd, r.Session)
-	if err != nil { // it may still be granted, until this node is gone or the TTL over
-		return fsm.Grant{}, wire.Errorf(wire.UnknownOutcome, "%s, and cancelling it is not confirmed", gone)
+	switch {
+	case err != nil: // it may still be granted, until the node is gone or the TTL over
+		return 0, wire.Errorf(wire.UnknownOutcome, "the wait ended, and nobody has confirmed its end")
+	case fence != 0 && ctx.Err() == nil: // granted at the last moment, to somebody who is there
+		return fence, nil
 	}
-	if fence == 0 && ctx.Err() == nil && !s.isClosing() {
-		gone = wire.Errorf(wire.LockTimeout, "the lock was not granted in time")
-	}
-	if fence != 0 && ctx.Err() == nil { // granted at the last moment, and somebody is there to be told
-		return fsm.Grant{Fence: fence, Rev: s.node.View().Rev()}, nil
-	}
-	return fsm.Grant{Fence: fence}, gone
+	return fence, why
 }
 
 const (
@@ -150,8 +149,8 @@ func (s *Server) cancelWait(cmd *fsm.Command, session string) (fence uint64, err
 
 // abandon releases a lock whose owner was made up for a request that is gone:
 // nobody could ever use it. A named owner may come back for its lock.
-func (s *Server) abandon(held fsm.LeaseRef, fence uint64, nobodys bool) {
-	if fence == 0 || !nobodys {
+func (s *Server) abandon(held fsm.LeaseRef) {
+	if held.Fence == 0 {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), cleanupTimeout)
@@ -160,7 +159,7 @@ func (s *Server) abandon(held fsm.LeaseRef, fence uint64, nobodys bool) {
 	_, _ = s.node.Do(ctx, &fsm.Command{
 		Kind: fsm.CommandTxn, Room: held.Room, Session: held.Session,
 		Caller: fsm.Caller{User: held.Owner.Subject, Owner: held.Owner.Name},
-		Txn:    single(fsm.Operation{Kind: fsm.OpRelease, Store: held.Store, Key: held.Key, Fence: fence}),
+		Txn:    single(fsm.Operation{Kind: fsm.OpRelease, Store: held.Store, Key: held.Key, Fence: held.Fence}),
 	})
 }
 
@@ -208,14 +207,13 @@ func (s *Server) renew(c *gin.Context, ref fsm.LeaseRef) error {
 
 // releaseLock answers DELETE …/locks/{store}/{key}.
 func (s *Server) releaseLock(c *gin.Context, in *input) error {
-	cmd, owner := s.writing(in, fsm.CommandTxn), in.owner()
+	cmd, owner := writing(in, fsm.CommandTxn), in.owner()
 	op := fsm.Operation{
 		Kind: fsm.OpRelease, Store: in.store(), Key: in.key(), Fence: in.fence(), Break: in.flag("break"),
 	}
 	if op.Fence == 0 && !op.Break {
 		in.refuse("fence", "is missing")
 	}
-	cmd.Open = nil // a release opens nothing
 	cmd.Txn = single(op)
 	r, err := s.do(in, cmd, owner)
 	if err != nil {

@@ -68,13 +68,13 @@ func (s *Server) getPeer(c *gin.Context, in *input) error {
 // postPeer answers POST …/peers: a join without a socket. It starts a session if
 // the room has none.
 func (s *Server) postPeer(c *gin.Context, in *input) error {
-	cmd := s.writing(in, fsm.CommandJoin)
+	cmd := s.opens(in, writing(in, fsm.CommandJoin))
 	if cmd.Open == nil {
 		cmd.Open, _ = s.opening("", 0)
 	}
 	o := in.object()
 	join := &fsm.Join{
-		Key: in.unique("k"), Name: o.bounded("name", maxPeerName), Ref: o.bounded("ref", maxPeerRef), Data: o.raw("data"),
+		Key: randomName("k"), Name: o.bounded("name", maxPeerName), Ref: o.bounded("ref", maxPeerRef), Data: o.raw("data"),
 	}
 	var given bool
 	if join.TTL, given = o.number("ttl_ms", 1, maxPeerTTL); !given {
@@ -118,8 +118,8 @@ func (s *Server) mayActFor(r *http.Request, room, peer string) error {
 
 // patchPeer answers PATCH …/peers/{peer}: what others see of it.
 func (s *Server) patchPeer(c *gin.Context, in *input) error {
-	cmd := s.writing(in, fsm.CommandSetPeer)
-	cmd.Open, cmd.Target = nil, in.peer()
+	cmd := writing(in, fsm.CommandSetPeer)
+	cmd.Target = in.peer()
 	o := in.object()
 	set := &fsm.SetPeer{Data: o.raw("data")}
 	for _, m := range []struct {
@@ -152,8 +152,8 @@ func (s *Server) patchPeer(c *gin.Context, in *input) error {
 
 // deletePeer answers DELETE …/peers/{peer}: it leaves, or somebody removes it.
 func (s *Server) deletePeer(c *gin.Context, in *input) error {
-	cmd := s.writing(in, fsm.CommandLeave)
-	cmd.Open, cmd.Target, cmd.Reason = nil, in.peer(), "removed"
+	cmd := writing(in, fsm.CommandLeave)
+	cmd.Target, cmd.Reason = in.peer(), "removed"
 	if self, _ := in.header(headerPeer); self == cmd.Target {
 		cmd.Reason = "left"
 	}

@@ -82,12 +82,17 @@ func (s *Server) reading(in *input) (*fsm.Session, *fsm.View, error) {
 
 // writing takes what every write shares. The caller adds to the command what it
 // does, and gives it to do.
-func (s *Server) writing(in *input, kind fsm.CommandKind) *fsm.Command {
+func writing(in *input, kind fsm.CommandKind) *fsm.Command {
 	cmd := &fsm.Command{Kind: kind, Room: in.room(), Session: in.session()}
+	in.remember(cmd)
+	return cmd
+}
+
+// opens takes ?open_ms=, with which a write opens a session if there is none.
+func (s *Server) opens(in *input, cmd *fsm.Command) *fsm.Command {
 	if ms, ok := in.number("open_ms", 1, maxSessionTime); ok {
 		cmd.Open, _ = s.opening("", ms)
 	}
-	in.remember(cmd)
 	return cmd
 }
 
@@ -225,18 +230,20 @@ func (o *object) seeds() *fsm.Txn {
 	}
 	t := &fsm.Txn{}
 	for _, m := range stores.members {
-		if wrong := badStore(m.name); wrong != "" {
-			stores.refuse(m.name, "a store's name %s", wrong)
+		store := string(m.name)
+		if wrong := badStore(store); wrong != "" {
+			stores.refuse(store, "a store's name %s", wrong)
 		}
-		entries := stores.object(m.name)
+		entries := stores.object(store)
 		if entries == nil {
 			return nil
 		}
 		for _, e := range entries.members {
-			if wrong := badKey(e.name); wrong != "" {
-				entries.refuse(e.name, "a key %s", wrong)
+			key := string(e.name)
+			if wrong := badKey(key); wrong != "" {
+				entries.refuse(key, "a key %s", wrong)
 			}
-			t.Then = append(t.Then, fsm.Operation{Kind: fsm.OpPut, Store: m.name, Key: e.name, Value: e.raw})
+			t.Then = append(t.Then, fsm.Operation{Kind: fsm.OpPut, Store: store, Key: key, Value: e.raw})
 		}
 	}
 	return t
@@ -244,8 +251,7 @@ func (o *object) seeds() *fsm.Txn {
 
 // deleteRoom answers DELETE /v1/rooms/{room}: it ends the session now.
 func (s *Server) deleteRoom(c *gin.Context, in *input) error {
-	cmd := &fsm.Command{Kind: fsm.CommandEnd, Room: in.room(), Session: in.session()}
-	in.remember(cmd)
+	cmd := writing(in, fsm.CommandEnd)
 	r, err := s.do(in, cmd, "")
 	if err != nil {
 		return err

@@ -11,12 +11,9 @@ import (
 
 // postTxn answers POST …/txn. The locks that it acquires are ?owner='s.
 func (s *Server) postTxn(c *gin.Context, in *input) error {
-	cmd, owner := s.writing(in, fsm.CommandTxn), in.owner()
+	cmd, owner := s.opens(in, writing(in, fsm.CommandTxn)), in.owner()
 	o := in.object()
-	by := fsm.Caller{Owner: owner}
-	if peer, ok := in.header(headerPeer); ok {
-		by = fsm.Caller{Kind: fsm.CallerPeer, Peer: peer} // do checks that it is
-	}
+	by := in.claims(owner)
 	cmd.Txn = o.transaction(by)
 	o.done()
 	for _, branch := range [][]fsm.Operation{cmd.Txn.Then, cmd.Txn.Else} {
