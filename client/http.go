@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -46,6 +47,10 @@ type HTTP struct {
 	patience time.Duration
 	client   *http.Client
 	current  atomic.Uint32 // index of the server that is asked first
+
+	ctx    context.Context // ends with Close, and with it the locks
+	cancel context.CancelCauseFunc
+	work   sync.WaitGroup // the goroutines that keep locks
 }
 
 // attemptLimit bounds one attempt; servers answer sooner, if they can at all.
@@ -65,6 +70,7 @@ func NewHTTP(cfg HTTPConfig) (*HTTP, error) {
 		dial = (&net.Dialer{Timeout: 3 * time.Second, KeepAlive: 10 * time.Second}).DialContext
 	}
 	h := &HTTP{cfg: cfg.Config, log: cfg.logger(), bases: bases, patience: cfg.Patience}
+	h.ctx, h.cancel = context.WithCancelCause(context.Background())
 	if h.patience == 0 {
 		h.patience = 15 * time.Second
 	}
@@ -80,8 +86,11 @@ func NewHTTP(cfg HTTPConfig) (*HTTP, error) {
 	return h, nil
 }
 
-// Close closes idle connections. Running calls go on.
+// Close stops to keep the locks that were not unlocked, which leaves them to
+// their leases, and closes idle connections. Running calls go on.
 func (h *HTTP) Close() error {
+	h.cancel(ErrClosed)
+	h.work.Wait()
 	h.client.CloseIdleConnections()
 	return nil
 }

@@ -37,13 +37,14 @@ type ListParams struct {
 }
 
 // WriteParams are the conditions and circumstances of a write. Set at most one
-// of IfRev, IfVersion and IfAbsent.
+// of IfRev, IfVersion, IfAbsent and IfExists.
 type WriteParams struct {
 	RequestParams
 	Store     string
 	IfRev     *uint64 // the key's rev must be this one; 0 says absent
 	IfVersion *uint64 // the key's version must be this one; 0 says absent
 	IfAbsent  bool
+	IfExists  bool
 	Fence     uint64        // of the lock on the key, with
 	Owner     string        // the name of its owner
 	TTL       time.Duration // of the entry; 0 for none
@@ -169,6 +170,10 @@ func (p WriteParams) set(c *call) {
 	switch {
 	case p.IfAbsent:
 		c.header.Set("If-None-Match", "*")
+	case p.IfExists:
+		c.header.Set("If-Match", "*")
+	case p.IfRev != nil && *p.IfRev == 0: // an entity tag names something that is there
+		c.header.Set("If-None-Match", "*")
 	case p.IfRev != nil:
 		c.header.Set("If-Match", strconv.Quote(strconv.FormatUint(*p.IfRev, 10)))
 	case p.IfVersion != nil:
@@ -184,10 +189,10 @@ func (p WriteParams) set(c *call) {
 // take adds what the options of a write ask for, as far as HTTP can say it.
 func (p *WriteParams) take(op *wire.Op) error {
 	if c := op.If; c != nil {
-		if c.Exists || c.Value != nil {
-			return wire.Errorf(wire.BadRequest, "conditions on presence and value need a socket")
+		if c.Value != nil {
+			return wire.Errorf(wire.BadRequest, "a condition on the value needs a socket")
 		}
-		p.IfRev, p.IfVersion, p.IfAbsent = c.Rev, c.Version, c.Absent
+		p.IfRev, p.IfVersion, p.IfAbsent, p.IfExists = c.Rev, c.Version, c.Absent, c.Exists
 	}
 	if op.Bind != nil {
 		return wire.Errorf(wire.BadRequest, "only a peer can bind an entry to itself")

@@ -60,7 +60,8 @@ func (h *HTTP) Lock(ctx context.Context, room, key string, p LockParams) (*Lock,
 			return nil, fmt.Errorf("confirm lock %q: %w", key, err)
 		}
 	}
-	return newLock(httpKeeper{h, room, p}, storeName(p.Store), key, p.Owner, g.Fence, p.TTL, sent), nil
+	l := &Lock{store: storeName(p.Store), key: key, owner: p.Owner, fence: g.Fence, lease: p.TTL}
+	return l.begin(h.ctx, &h.work, httpKeeper{h, room, p}, sent), nil
 }
 
 // Acquire acquires a lock without keeping it: the caller renews and releases it.

@@ -35,11 +35,19 @@ type RoomInfo struct {
 	} `json:"counts"`
 }
 
+// RoomSummary is a room with a live session, as the list of rooms shows it.
+type RoomSummary struct {
+	Room      string `json:"room"`
+	Session   string `json:"session"`
+	StartedAt string `json:"started_at"`
+	Peers     int    `json:"peers"`
+}
+
 // RoomsPage is a page of the rooms with a live session. Next, unless empty, is
-// the After of the next page. What a server says of each room is kept as it is.
+// the After of the next page.
 type RoomsPage struct {
-	Rooms []RoomInfo `json:"rooms"`
-	Next  string     `json:"next"`
+	Rooms []RoomSummary `json:"rooms"`
+	Next  string        `json:"next"`
 }
 
 // OpenParams are the numbers and the first content of a session. Zero means what

@@ -52,15 +52,13 @@ type keeper interface {
 	put(ctx context.Context, l *Lock, value any, opts []WriteOption) (*Written, error)
 }
 
-// newLock makes the handle of a lock that was proven to be held by a request
-// sent at proven, and starts to keep it.
-func newLock(k keeper, store, key, owner string, fence uint64, lease time.Duration, proven time.Time) *Lock {
-	l := &Lock{
-		store: store, key: key, owner: owner, fence: fence, lease: lease, keeper: k,
-		kept: make(chan struct{}), proven: proven,
-	}
-	l.held, l.over = context.WithCancelCause(context.Background())
-	go l.keep()
+// begin starts to keep a lock that was proven to be held by a request sent at
+// proven, on a goroutine of the group. The end of ctx, with its cause, is the
+// lock's.
+func (l *Lock) begin(ctx context.Context, group *sync.WaitGroup, k keeper, proven time.Time) *Lock {
+	l.keeper, l.proven, l.kept = k, proven, make(chan struct{})
+	l.held, l.over = context.WithCancelCause(ctx)
+	group.Go(l.keep)
 	return l
 }
 

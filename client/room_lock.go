@@ -1,0 +1,343 @@
+package client
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"time"
+
+	"conclave/client/wire"
+)
+
+// longestWait is the wait of a Lock that only its context bounds: as long as the
+// servers let anybody wait.
+const longestWait = 24 * time.Hour
+
+// lockName is a lock of the room.
+type lockName struct{ store, key string }
+
+// turn lets one user of a room at a time want or hold a lock. To the servers a
+// peer is one owner: it would be granted again what it holds already.
+type turn struct {
+	window *window // of size 1
+	users  int     // in it or waiting; the last one removes it. Guarded by mu of the Room
+}
+
+// acquire is the body of the verb.
+type acquire struct {
+	Do       string          `json:"do"`
+	Store    string          `json:"store,omitempty"`
+	Key      string          `json:"key"`
+	TTLMs    int64           `json:"ttl_ms,omitempty"`
+	WaitMs   int64           `json:"wait_ms,omitempty"`
+	OnDetach bool            `json:"release_on_detach,omitempty"`
+	Data     json.RawMessage `json:"data,omitempty"`
+}
+
+// fenced is the body of renew, release and validate.
+type fenced struct {
+	Do    string `json:"do"`
+	Store string `json:"store,omitempty"`
+	Key   string `json:"key"`
+	Fence uint64 `json:"fence"`
+}
+
+// Lock takes a lock, in the order in which peers (and, within this room,
+// goroutines) have asked for it. It waits until ctx ends, or as long as Wait
+// says: then the error is lock_timeout.
+//
+// With TTL the lock is a lease that the Lock renews by itself. Without, it lasts
+// while this peer does: through lost connections that are shorter than the
+// peer's grace, unless ReleaseOnDetach is given.
+//
+// When ctx ends while the lock may have been granted, it is given back behind the
+// caller's back.
+func (r *Room) Lock(ctx context.Context, key string, opts ...LockOption) (*Lock, error) {
+	return r.lock(ctx, key, lockOptions{forever: true}, opts)
+}
+
+// TryLock takes a lock if nobody has it; else the error is locked (IsLocked).
+func (r *Room) TryLock(ctx context.Context, key string, opts ...LockOption) (*Lock, error) {
+	return r.lock(ctx, key, lockOptions{}, opts)
+}
+
+func (r *Room) lock(ctx context.Context, key string, o lockOptions, opts []LockOption) (*Lock, error) {
+	for _, opt := range opts {
+		if err := opt.lock(&o); err != nil {
+			return nil, err
+		}
+	}
+	if o.forever {
+		o.wait = longestWait
+	}
+	name := lockName{storeName(o.store), key}
+	until := time.Now().Add(o.wait)
+	if err := r.takeTurn(ctx, name, o.wait); err != nil {
+		return nil, err
+	}
+	l, err := r.grant(ctx, name, o, until)
+	if err != nil && !errors.Is(err, errUndoing) {
+		r.giveTurn(name)
+	}
+	var undo *undoing
+	if errors.As(err, &undo) {
+		return nil, undo.error
+	}
+	return l, err
+}
+
+// cancelAgain is how long after a cancel its acquire should be answered.
+const cancelAgain = time.Second
+
+// errUndoing marks the error of an acquire that is being undone in the
+// background; the turn comes back after that.
+var errUndoing = errors.New("being undone")
+
+type undoing struct{ error }
+
+func (u *undoing) Is(target error) bool { return target == errUndoing }
+
+// grant asks the servers for the lock until it is proven to be held.
+func (r *Room) grant(ctx context.Context, name lockName, o lockOptions, until time.Time) (*Lock, error) {
+	for {
+		left := max(time.Until(until), 0)
+		req, err := newRequest("acquire", acquire{
+			Do: "acquire", Store: name.store, Key: name.key, TTLMs: o.ttl.Milliseconds(),
+			WaitMs: left.Milliseconds(), OnDetach: o.onDetach, Data: o.data,
+		})
+		if err != nil {
+			return nil, err
+		}
+		req.acquire = true
+		sent := time.Now()
+		fence, err := r.acquire(ctx, req, name)
+		if err != nil {
+			return nil, err
+		}
+		l, err := r.confirmed(ctx, req, name, o, fence, sent)
+		if l != nil || !gone(err) || time.Now().After(until) || r.Err() != nil {
+			return l, err
+		}
+		// The grant was lost before it could be used: queue again.
+	}
+}
+
+// acquire sends an acquire and waits for its end. If ctx ends first, the acquire
+// is undone in the background, which then gives the turn back.
+func (r *Room) acquire(ctx context.Context, req *request, name lockName) (fence uint64, err error) {
+	var ok struct {
+		Fence uint64 `json:"fence"`
+	}
+	err = r.ask(ctx, req, &ok)
+	var interrupted *InterruptedError
+	if errors.As(err, &interrupted) && interrupted.MayHaveApplied && r.Err() == nil {
+		r.background(func() {
+			r.undo(req, name)
+			r.giveTurn(name)
+		})
+		return 0, &undoing{err}
+	}
+	return ok.Fence, err
+}
+
+// undo ends an acquire that nobody waits for any more: it cancels the wait, and
+// releases the lock if it was granted all the same. It goes on until it knows, or
+// the room ends: an acquire that is sent again on a new connection may queue again.
+func (r *Room) undo(req *request, name lockName) {
+	for known := false; !known; {
+		err := r.simple(r.ctx, "cancel", struct {
+			Do      string `json:"do"`
+			Request uint64 `json:"request"`
+		}{"cancel", req.id}, nil)
+		if r.ctx.Err() != nil {
+			return
+		}
+		select {
+		case <-req.done:
+			known = true
+		case <-r.ctx.Done():
+			return
+		case <-time.After(cancelAgain):
+			r.log.Debug("cancelling again", "key", name.key, "err", err)
+		}
+	}
+	var ok struct {
+		Fence uint64 `json:"fence"`
+	}
+	if req.err == nil && json.Unmarshal(req.ok, &ok) == nil {
+		_ = r.simple(r.ctx, "release", fenced{"release", name.store, name.key, ok.Fence}, nil)
+	}
+}
+
+// confirmed makes the handle of a granted lock. A grant that took its time (it
+// was waited for, or its answer was lost) is confirmed first, so that the lease
+// counts from then; one of a peer that is no more is none.
+func (r *Room) confirmed(ctx context.Context, req *request, name lockName, o lockOptions, fence uint64, sent time.Time) (*Lock, error) {
+	r.mu.Lock()
+	waited, lease, owner := req.waited, o.ttl, r.peer
+	if lease == 0 {
+		lease = r.grace
+	}
+	r.mu.Unlock()
+	k := &roomKeeper{r: r, bound: o.ttl == 0}
+	probe := &Lock{store: name.store, key: name.key, fence: fence, lease: lease}
+	if waited || time.Since(sent) > lease/3 {
+		sent = time.Now()
+		if err := k.confirm(ctx, probe); err != nil {
+			if !gone(err) {
+				r.background(func() { _ = k.release(r.ctx, probe) })
+				return nil, &undoing{err}
+			}
+			return nil, err
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.err != nil {
+		return nil, r.err
+	}
+	if r.epoch != req.epoch || o.onDetach && r.conn == nil {
+		return nil, wire.Errorf(wire.NotHolder, "the lock has ended with the connection that it was granted to")
+	}
+	l := &Lock{store: name.store, key: name.key, owner: owner, fence: fence, lease: lease}
+	r.locks[l] = o.onDetach
+	return l.begin(context.Background(), &r.work, k, sent), nil
+}
+
+// takeTurn waits for the turn to want a lock.
+func (r *Room) takeTurn(ctx context.Context, name lockName, wait time.Duration) error {
+	r.mu.Lock()
+	t := r.turns[name]
+	if t == nil {
+		t = &turn{window: newWindow(1)}
+		r.turns[name] = t
+	}
+	t.users++
+	r.mu.Unlock()
+	err := t.window.enterWithin(ctx, wait)
+	if err == nil {
+		return nil
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.dropTurn(name, t)
+	switch {
+	case ctx.Err() != nil:
+		return &InterruptedError{Do: "acquire", Err: ctx.Err(), Last: r.away}
+	case wait > 0:
+		return wire.Errorf(wire.LockTimeout, "%q is held within this room", name.key)
+	}
+	return wire.Errorf(wire.Locked, "%q is held within this room", name.key).With("key", name.key).With("owner", r.peer)
+}
+
+func (r *Room) giveTurn(name lockName) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if t := r.turns[name]; t != nil {
+		t.window.leave()
+		r.dropTurn(name, t)
+	}
+}
+
+// dropTurn forgets a user of a turn. The caller holds mu.
+func (r *Room) dropTurn(name lockName, t *turn) {
+	if t.users--; t.users == 0 {
+		delete(r.turns, name)
+	}
+}
+
+// loseLocks ends all locks that the peer holds. The caller holds mu.
+func (r *Room) loseLocks(why error) {
+	for l := range r.locks {
+		delete(r.locks, l)
+		l.over(why)
+	}
+}
+
+// Locks lists the locks of the room.
+func (r *Room) Locks(ctx context.Context) ([]wire.Lock, error) {
+	var ok struct {
+		Locks []wire.Lock `json:"locks"`
+	}
+	err := r.query(ctx, "locks", struct {
+		Do string `json:"do"`
+	}{"locks"}, &ok)
+	return ok.Locks, err
+}
+
+// Validate reports whether a fence is the current grant of a key.
+func (r *Room) Validate(ctx context.Context, key string, fence uint64, opts ...ReadOption) (bool, error) {
+	var o readOptions
+	for _, opt := range opts {
+		opt.read(&o)
+	}
+	var ok struct {
+		Valid bool `json:"valid"`
+	}
+	err := r.query(ctx, "validate", fenced{"validate", o.store, key, fence}, &ok)
+	return ok.Valid, err
+}
+
+// roomKeeper keeps a lock of a room's peer. A lock without a lease of its own is
+// bound to the peer: asking whether it is still valid proves that it was held
+// then, so it is for the peer's grace after that.
+type roomKeeper struct {
+	r     *Room
+	bound bool
+}
+
+// confirm needs no place in the window: it is not remembered by the servers, and
+// must not wait behind a crowd of writers.
+func (k *roomKeeper) confirm(ctx context.Context, l *Lock) error {
+	do := "renew"
+	if k.bound {
+		do = "validate"
+	}
+	req, err := newRequest(do, fenced{do, l.store, l.key, l.fence})
+	if err != nil {
+		return err
+	}
+	req.read = true
+	ok := struct {
+		Valid bool `json:"valid"`
+	}{true} // a renewal that is answered is valid
+	if err := k.r.run(ctx, req, &ok); err != nil {
+		return err
+	}
+	if !ok.Valid {
+		return wire.Errorf(wire.NotHolder, "fence %d is over", l.fence)
+	}
+	return nil
+}
+
+// release gives the lock back. Until that is known to have happened, nobody else
+// in this room gets its turn.
+func (k *roomKeeper) release(ctx context.Context, l *Lock) error {
+	r, name := k.r, lockName{l.store, l.key}
+	r.mu.Lock()
+	delete(r.locks, l)
+	r.mu.Unlock()
+	body := fenced{"release", l.store, l.key, l.fence}
+	err := r.simple(ctx, "release", body, nil)
+	var interrupted *InterruptedError
+	if errors.As(err, &interrupted) && r.Err() == nil {
+		r.background(func() {
+			_ = r.simple(r.ctx, "release", body, nil)
+			r.giveTurn(name)
+		})
+		return err
+	}
+	r.giveTurn(name)
+	return err
+}
+
+func (k *roomKeeper) forget(l *Lock) {
+	k.r.mu.Lock()
+	delete(k.r.locks, l)
+	k.r.mu.Unlock()
+	k.r.giveTurn(lockName{l.store, l.key})
+}
+
+func (k *roomKeeper) put(ctx context.Context, l *Lock, value any, opts []WriteOption) (*Written, error) {
+	return k.r.Put(ctx, l.key, value, append(opts[:len(opts):len(opts)], InStore(l.store), Under(l))...)
+}
