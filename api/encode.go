@@ -5,6 +5,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"conclave/client/wire"
 	"conclave/fsm"
 	"conclave/lock"
 )
@@ -305,3 +306,6 @@ func encodeTxnResult(t *fsm.Txn, r *fsm.Result) []byte {
 	}
 	return append(b, ']', '}')
 }
+
+// wireLimits are a session's limits as hello and GET room show them.
+func wireLimits(l fsm.Limits) wire.Limits { return wire.Limits(l) }

@@ -41,8 +41,7 @@ func wireError(err error) *wire.Error {
 	return wire.Errorf(wire.Internal, "internal error")
 }
 
-// refusal translates the state's no. A code's own details are always there, even
-// when they are zero; the others only when set.
+// refusal translates the state's no, with the details that are set.
 func refusal(r *fsm.Refusal) *wire.Error {
 	code := wire.Code(r.Code)
 	if _, ok := wire.Codes[code]; !ok {
@@ -54,10 +53,13 @@ func refusal(r *fsm.Refusal) *wire.Error {
 	}
 	e := wire.Errorf(code, "%s", message)
 	d := &r.Details
-	switch code {
-	case wire.Conflict:
-		e.With("exists", d.Exists != nil && *d.Exists).With("version", d.Version).With("rev", d.Rev)
-	case wire.LimitExceeded:
+	switch {
+	case d.Exists != nil: // a conflict over an entry
+		e.With("exists", *d.Exists).With("version", d.Version).With("rev", d.Rev)
+	case d.Rev != 0: // a conflict over the configuration
+		e.With("rev", d.Rev)
+	}
+	if code == wire.LimitExceeded {
 		e.With("limit", d.Limit).With("max", d.Max).With("actual", d.Actual)
 	}
 	if code == wire.UnknownOutcome && d.Reason == "forgotten" {

@@ -171,7 +171,7 @@ func encodeRoom(sess *fsm.Session, rev uint64) []byte {
 		IdleMs    int64       `json:"idle_timeout_ms,omitempty"`
 		Counts    any         `json:"counts"`
 	}{
-		sess.Room, sess.ID, formatTime(sess.StartedAt), rev, sess.Profile, wire.Limits(sess.Limits),
+		sess.Room, sess.ID, formatTime(sess.StartedAt), rev, sess.Profile, wireLimits(sess.Limits),
 		sess.Grace, sess.Linger, sess.Idle,
 		struct {
 			Peers  int `json:"peers"`
