@@ -113,8 +113,24 @@ func (c *change) leaveBy(cmd *Command) *Refusal {
 // leave takes a peer out of the session, with the entries bound to it, its locks
 // and its places in line. The last one may take the session along.
 func (c *change) leave(p *Peer, reason string) {
+	last := c.ses.peers.len() == 1
+	if !last || c.ses.Linger > 0 { // else all of it ends now, and no line moves up for nothing
+		c.unbind(p.ID)
+		c.endTies(p.ID, reason, false)
+	}
+	c.write().peers.write(c.s.gen).Delete(p.ID)
+	left := *p
+	left.Attached, left.Gen = false, c.rev
+	c.emit(&Event{Type: EventPeer, State: "left", Peer: &left, Reason: reason})
+	if last {
+		c.empty()
+	}
+}
+
+// unbind removes the entries bound to a peer.
+func (c *change) unbind(peer string) {
 	var bound []string
-	prefix := place(p.ID, "")
+	prefix := place(peer, "")
 	c.ses.bound.scan(prefix, "", func(key string, _ struct{}) bool {
 		bound = append(bound, key[len(prefix):])
 		return true
@@ -122,15 +138,6 @@ func (c *change) leave(p *Peer, reason string) {
 	for _, at := range bound {
 		store, key := splitPlace(at)
 		c.delete(store, c.ses.Entry(store, key), "unbound")
-	}
-	c.endTies(p.ID, reason, false)
-	s := c.write()
-	s.peers.write(c.s.gen).Delete(p.ID)
-	left := *p
-	left.Attached, left.Gen = false, c.rev
-	c.emit(&Event{Type: EventPeer, State: "left", Peer: &left, Reason: reason})
-	if s.peers.len() == 0 {
-		c.empty()
 	}
 }
 
