@@ -1,0 +1,288 @@
+package api
+
+import (
+	"slices"
+	"strconv"
+
+	"github.com/gorilla/websocket"
+
+	"conclave/client/wire"
+	"conclave/fsm"
+)
+
+// request is one message of a client.
+type request struct {
+	id     uint64
+	do     string
+	o      *object
+	weight int // bytes that count towards windowBytes until it is answered
+}
+
+// verbs are the requests of a socket after hello. They run on the reader's
+// goroutine, in the order sent; each takes its members, refuses what is wrong
+// and sees to it that the request is answered once.
+var verbs = map[string]func(*socket, *request){
+	"get":      (*socket).get,
+	"list":     (*socket).list,
+	"put":      (*socket).put,
+	"delete":   (*socket).delete,
+	"txn":      (*socket).txn,
+	"watch":    (*socket).watch,
+	"unwatch":  (*socket).unwatch,
+	"acquire":  (*socket).acquire,
+	"renew":    (*socket).renew,
+	"release":  (*socket).release,
+	"cancel":   (*socket).cancel,
+	"locks":    (*socket).locks,
+	"validate": (*socket).validate,
+	"peers":    (*socket).peers,
+	"set_self": (*socket).setSelf,
+	"leave":    (*socket).leave,
+	"ping":     (*socket).pingVerb,
+}
+
+// laterSocketVerbs are verbs of the protocol, besides laterVerbs, that this
+// server does not have.
+var laterSocketVerbs = []string{"auth", "remove_peer"}
+
+// request dispatches an admitted request.
+func (k *socket) request(r *request) {
+	verb := verbs[r.do]
+	switch {
+	case r.do == "hello":
+		k.greet(r)
+		return
+	case !k.greeted:
+		r.o.refuse("do", "the first request is hello")
+	case r.id <= k.lastID || r.id == k.hello:
+		r.o.refuse("id", "must grow: %d was the last", max(k.lastID, k.hello))
+	case r.do == "":
+		r.o.refuse("do", "is missing")
+	case slices.Contains(laterSocketVerbs, r.do):
+		r.o.refuse("do", "%s is not supported by this server", r.do)
+	case verb == nil:
+		r.o.refuseVerb(r.do)
+	}
+	k.lastID = max(k.lastID, r.id)
+	if bad := r.o.fault.err; bad != nil {
+		k.refuse(r, bad)
+		return
+	}
+	verb(k, r)
+}
+
+// push hands something to the writer.
+func (k *socket) push(it item) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if !k.closed {
+		k.queue = append(k.queue, it)
+		k.kick()
+	}
+}
+
+// ok answers a request; body appends the answer. It runs on the writer's
+// goroutine, so that answers take memory only while they are written.
+func (k *socket) ok(r *request, body func([]byte) []byte) {
+	k.push(item{answer: true, weight: r.weight, send: func() error { return k.sendOK(r, body) }})
+}
+
+// refuse answers a request with an error.
+func (k *socket) refuse(r *request, e *wire.Error) {
+	k.push(item{answer: true, weight: r.weight, send: func() error { return k.sendError(r, e) }})
+}
+
+// sendOK, sendError and send write one frame now, on the writer's goroutine.
+func (k *socket) sendOK(r *request, body func([]byte) []byte) error {
+	return k.send(func(b []byte) []byte {
+		b = strconv.AppendUint(append(b, `{"id":`...), r.id, 10)
+		return append(body(append(b, `,"ok":`...)), '}')
+	})
+}
+
+func (k *socket) sendError(r *request, e *wire.Error) error {
+	return k.send(func(b []byte) []byte {
+		b = strconv.AppendUint(append(b, `{"id":`...), r.id, 10)
+		return append(append(append(b, `,"error":`...), marshal(e)...), '}')
+	})
+}
+
+func (k *socket) send(appendTo func([]byte) []byte) error {
+	buf := buffers.Get().(*[]byte)
+	b := appendTo((*buf)[:0])
+	err := k.out.frame(0, b)
+	if cap(b) <= maxBuffer {
+		*buf = b
+	}
+	buffers.Put(buf)
+	return err
+}
+
+// command makes a command of this socket's peer. Its identity is the client's
+// handle and the request's id, so that a repeat is answered from memory.
+func (k *socket) command(r *request, kind fsm.CommandKind) *fsm.Command {
+	return &fsm.Command{
+		Kind: kind, Room: k.room, Session: k.session, Caller: k.caller, Client: k.client, Request: r.id,
+	}
+}
+
+// submit hands a command to the socket's lane. then takes its result if it was
+// not refused; it must not block.
+func (k *socket) submit(r *request, c *fsm.Command, then func(*fsm.Result)) {
+	bad := r.o.done()
+	if bad == nil {
+		bad = checkSize(c)
+	}
+	if bad != nil {
+		k.refuse(r, bad)
+		return
+	}
+	k.hand(c, func(res *fsm.Result, err error) {
+		if err := outcome(res, err); err != nil {
+			k.refuse(r, wireError(err))
+		} else {
+			then(res)
+		}
+	})
+}
+
+// hand hands a checked command to the lane. Reads sent after it wait until done
+// has been called, which must not block.
+func (k *socket) hand(c *fsm.Command, done func(*fsm.Result, error)) {
+	k.mu.Lock()
+	k.sent++
+	k.mu.Unlock()
+	k.lane.Submit(c, func(res *fsm.Result, err error) {
+		done(res, err)
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		k.done++
+		k.startReads()
+	})
+}
+
+// revision appends the body of answers that have nothing else to say.
+func revision(rev uint64) func([]byte) []byte {
+	return func(b []byte) []byte {
+		return append(strconv.AppendUint(append(b, `{"rev":`...), rev, 10), '}')
+	}
+}
+
+func nothing(b []byte) []byte { return append(b, '{', '}') }
+
+func (k *socket) put(r *request) {
+	c := k.command(r, fsm.CommandTxn)
+	c.Txn = single(r.o.operation(r.do, k.caller))
+	k.submit(r, c, func(res *fsm.Result) {
+		k.ok(r, func(b []byte) []byte {
+			b = strconv.AppendUint(append(b, `{"version":`...), res.Ops[0].Version, 10)
+			return append(appendNumber(b, "rev", res.Rev), '}')
+		})
+	})
+}
+
+func (k *socket) delete(r *request) {
+	c := k.command(r, fsm.CommandTxn)
+	c.Txn = single(r.o.operation(r.do, k.caller))
+	k.submit(r, c, func(res *fsm.Result) {
+		k.ok(r, func(b []byte) []byte {
+			b = strconv.AppendBool(append(b, `{"existed":`...), res.Ops[0].Existed)
+			return append(appendNumber(b, "rev", res.Rev), '}')
+		})
+	})
+}
+
+func (k *socket) txn(r *request) {
+	c := k.command(r, fsm.CommandTxn)
+	c.Txn = r.o.transaction(k.caller)
+	gets := 0
+	for _, branch := range [][]fsm.Operation{c.Txn.Then, c.Txn.Else} {
+		for i := range branch {
+			if branch[i].Kind == fsm.OpGet {
+				gets++
+			}
+		}
+	}
+	// A small transaction may read much: it counts as what it may be answered with.
+	k.reserve(r, gets*getBytes)
+	k.submit(r, c, func(res *fsm.Result) {
+		k.ok(r, func(b []byte) []byte { return append(b, encodeTxnResult(c.Txn, res)...) })
+	})
+}
+
+// getBytes is what a get in a transaction may read: the largest value of the
+// standard profile.
+const getBytes = 64 << 10
+
+func (k *socket) setSelf(r *request) {
+	if !k.mustBePeer(r) {
+		return
+	}
+	c := k.command(r, fsm.CommandSetPeer)
+	c.Target = k.caller.Peer
+	c.SetPeer = &fsm.SetPeer{Data: r.o.raw("data")}
+	if r.o.has("name") {
+		name := r.o.bounded("name", maxPeerName)
+		c.SetPeer.Name = &name
+	}
+	if r.o.has("ref") {
+		ref := r.o.bounded("ref", maxPeerRef)
+		c.SetPeer.Ref = &ref
+	}
+	if c.SetPeer.Data == nil && c.SetPeer.Name == nil && c.SetPeer.Ref == nil {
+		r.o.refuse("do", "set_self needs one of data, name, ref")
+	}
+	k.submit(r, c, func(res *fsm.Result) { k.ok(r, revision(res.Rev)) })
+}
+
+// leave ends the peer, and with the answer the connection.
+func (k *socket) leave(r *request) {
+	if bad := r.o.done(); bad != nil {
+		k.refuse(r, bad)
+		return
+	}
+	if k.caller.Kind != fsm.CallerPeer {
+		k.ok(r, nothing)
+		k.end(websocket.CloseNormalClosure, "left")
+		return
+	}
+	k.setLeaving(true, false)
+	c := k.command(r, fsm.CommandLeave)
+	c.Target, c.Reason = k.caller.Peer, "left"
+	k.hand(c, func(res *fsm.Result, err error) {
+		if err := outcome(res, err); err != nil {
+			k.setLeaving(false, false)
+			k.refuse(r, wireError(err))
+			return
+		}
+		k.setLeaving(true, true)
+		k.ok(r, nothing)
+		k.end(websocket.CloseNormalClosure, "left")
+	})
+}
+
+func (k *socket) setLeaving(leaving, left bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.leaving, k.left = leaving, left
+}
+
+func (k *socket) pingVerb(r *request) {
+	if bad := r.o.done(); bad != nil {
+		k.refuse(r, bad)
+		return
+	}
+	k.ok(r, func(b []byte) []byte {
+		b = strconv.AppendUint(append(b, `{"rev":`...), k.stream.cursor, 10)
+		return append(appendTime(appendName(b, "now"), wallNow()), '}')
+	})
+}
+
+// mustBePeer refuses what needs a peer from somebody who only observes.
+func (k *socket) mustBePeer(r *request) bool {
+	if k.caller.Kind != fsm.CallerPeer {
+		k.refuse(r, wire.Errorf(wire.BadRequest, "do: %s is for peers, not observers", r.do).With("field", "do"))
+		return false
+	}
+	return true
+}

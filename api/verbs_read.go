@@ -1,0 +1,271 @@
+package api
+
+import (
+	"slices"
+	"time"
+
+	"conclave/client/wire"
+	"conclave/fsm"
+)
+
+// read is a request that waits for the results of the writes sent before it, and
+// then reads. It holds back nothing that was sent after it.
+type read struct {
+	r     *request
+	after uint64 // writes sent before it
+	stale bool
+	min   uint64 // revision that the view must have
+
+	// One of: run answers from a view; local needs none and takes no time; apart
+	// needs none and takes its time.
+	run   func(*fsm.View)
+	local func()
+	apart func()
+}
+
+// read checks a request's form and puts it in line.
+func (k *socket) read(r *request, rd read) {
+	if bad := r.o.done(); bad != nil {
+		k.refuse(r, bad)
+		return
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	rd.r, rd.after = r, k.sent
+	k.reads = append(k.reads, rd)
+	k.startReads()
+}
+
+// startReads sees to the reads whose turn has come. Callers hold mu.
+func (k *socket) startReads() {
+	if !k.reading && k.eligible() > 0 {
+		k.reading = true
+		k.spawn(k.runReads)
+	}
+}
+
+// eligible is how many of the reads in line may begin. Callers hold mu.
+func (k *socket) eligible() int {
+	n := slices.IndexFunc(k.reads, func(rd read) bool { return rd.after > k.done })
+	if n < 0 {
+		n = len(k.reads)
+	}
+	return n
+}
+
+// runReads runs reads in the order sent. All that are eligible when a round
+// begins share one linearizable view; those that come later wait for the next.
+func (k *socket) runReads() {
+	for {
+		k.mu.Lock()
+		n := k.eligible()
+		if n == 0 || k.closed {
+			k.reading = false
+			k.mu.Unlock()
+			return
+		}
+		batch := k.reads[:n:n]
+		if k.reads = k.reads[n:]; len(k.reads) == 0 {
+			k.reads = nil
+		}
+		k.mu.Unlock()
+		var v *fsm.View
+		var err error
+		if slices.ContainsFunc(batch, func(rd read) bool { return rd.run != nil && !rd.stale }) {
+			v, err = k.server.node.Read(k.hub.ctx)
+		}
+		for _, rd := range batch {
+			k.runRead(rd, v, err)
+		}
+	}
+}
+
+// runRead runs one read, given the linearizable view of its round.
+func (k *socket) runRead(rd read, v *fsm.View, err error) {
+	switch {
+	case rd.local != nil:
+		rd.local()
+		return
+	case rd.apart != nil:
+		k.start(rd.apart)
+		return
+	case rd.stale:
+		v, err = k.server.node.Stale()
+	}
+	if err == nil && v.Rev() < rd.min {
+		k.start(func() {
+			v, err := k.server.node.WaitRev(k.hub.ctx, rd.min)
+			k.answerRead(rd, v, err)
+		})
+		return
+	}
+	k.answerRead(rd, v, err)
+}
+
+func (k *socket) answerRead(rd read, v *fsm.View, err error) {
+	if err != nil {
+		k.refuse(rd.r, wireError(err))
+		return
+	}
+	rd.run(v)
+}
+
+// readSession is a read of the live session, which must be the socket's own. The
+// members that say how current it must be are taken here.
+func (k *socket) readSession(r *request, run func(*fsm.View, *fsm.Session)) {
+	var rd read
+	if s, ok := r.o.str("consistency"); ok {
+		if rd.stale = s == "stale"; !rd.stale && s != "linearizable" {
+			r.o.refuse("consistency", "must be linearizable or stale")
+		}
+	}
+	if n := r.o.counter("min_rev", 0); n != nil {
+		rd.min = *n
+	}
+	rd.run = func(v *fsm.View) {
+		session, err := liveSession(v, k.room, k.session)
+		if err != nil {
+			k.refuse(r, wireError(err))
+			return
+		}
+		run(v, session)
+	}
+	k.read(r, rd)
+}
+
+func (k *socket) get(r *request) {
+	op := r.o.operation(r.do, k.caller)
+	k.readSession(r, func(v *fsm.View, session *fsm.Session) {
+		e := session.Entry(op.Store, op.Key)
+		k.ok(r, func(b []byte) []byte {
+			b = append(b, `{"entry":`...)
+			if e == nil {
+				b = append(b, "null"...)
+			} else {
+				b = appendEntry(b, e)
+			}
+			return append(appendNumber(b, "rev", v.Rev()), '}')
+		})
+	})
+}
+
+func (k *socket) list(r *request) {
+	store, p := r.o.store(), page{limit: maxPage}
+	p.prefix, _ = r.o.str("prefix")
+	p.after, _ = r.o.str("after")
+	if n, ok := r.o.number("limit", 1, maxPage); ok {
+		p.limit = int(n)
+	}
+	k.readSession(r, func(v *fsm.View, session *fsm.Session) {
+		k.ok(r, func(b []byte) []byte {
+			b, _ = appendEntries(append(b, `{"entries":`...), session, store, p)
+			return append(appendNumber(b, "rev", v.Rev()), '}')
+		})
+	})
+}
+
+func (k *socket) peers(r *request) {
+	k.readSession(r, func(v *fsm.View, session *fsm.Session) {
+		k.ok(r, func(b []byte) []byte {
+			b = appendPeers(append(b, `{"peers":`...), session)
+			return append(appendNumber(b, "rev", v.Rev()), '}')
+		})
+	})
+}
+
+// locks lists all locks, or the one named. The time left of leases comes from the
+// leader, so this takes a moment.
+func (k *socket) locks(r *request) {
+	one := r.o.has("key")
+	var store, key string
+	if one || r.o.has("store") {
+		store, key = r.o.store(), r.o.key()
+	}
+	k.readSession(r, func(v *fsm.View, session *fsm.Session) {
+		k.start(func() {
+			var list []byte
+			if one {
+				list = k.appendOneLock(nil, session, store, key)
+			} else {
+				list = k.server.appendLocks(k.hub.ctx, nil, session)
+			}
+			k.ok(r, func(b []byte) []byte {
+				b = append(append(b, `{"locks":`...), list...)
+				return append(appendNumber(b, "rev", v.Rev()), '}')
+			})
+		})
+	})
+}
+
+func (k *socket) appendOneLock(b []byte, session *fsm.Session, store, key string) []byte {
+	l := session.Lock(store, key)
+	if l == nil {
+		return append(b, '[', ']')
+	}
+	left := k.server.node.TimeLeft(k.hub.ctx, leaseRefs(nil, session, store, key, l))
+	return append(appendLock(append(b, '['), store, key, l, leftOf(left, session, store, key)), ']')
+}
+
+func (k *socket) validate(r *request) {
+	store, key, fence := r.o.store(), r.o.key(), r.o.fence()
+	if !r.o.has("fence") {
+		r.o.refuse("fence", "is missing")
+	}
+	k.readSession(r, func(v *fsm.View, session *fsm.Session) {
+		valid := holds(session.Lock(store, key), fence, "")
+		k.ok(r, func(b []byte) []byte {
+			if valid {
+				b = append(b, `{"valid":true`...)
+			} else {
+				b = append(b, `{"valid":false`...)
+			}
+			return append(appendNumber(b, "rev", v.Rev()), '}')
+		})
+	})
+}
+
+// watch lets more through. The answer, the snapshot and the events around them
+// are the stream's business, hence the writer's.
+func (k *socket) watch(r *request) {
+	fs := r.o.filters(r.id, false)
+	if len(fs) == 0 {
+		r.o.refuse("watch", "needs at least one filter")
+	}
+	k.read(r, read{run: func(*fsm.View) {
+		k.push(item{answer: true, weight: r.weight, send: func() error { return k.addFilters(r, fs) }})
+	}})
+}
+
+// addFilters runs on the writer's goroutine.
+func (k *socket) addFilters(r *request, fs filters) error {
+	if bad := slices.Concat(k.stream.filters, fs).fits(); bad != nil {
+		return k.sendError(r, bad)
+	}
+	return k.stream.add(fs, r.id, func(v *fsm.View, _ *fsm.Session) error {
+		return k.sendOK(r, revision(v.Rev()))
+	})
+}
+
+// unwatch takes back the filters of an earlier watch, or of hello.
+func (k *socket) unwatch(r *request) {
+	id := r.o.counter("watch", 1)
+	if id == nil {
+		r.o.refuse("watch", "is missing")
+	}
+	k.read(r, read{local: func() {
+		k.push(item{answer: true, weight: r.weight, send: func() error { return k.removeFilters(r, *id) }})
+	}})
+}
+
+// removeFilters runs on the writer's goroutine.
+func (k *socket) removeFilters(r *request, watch uint64) error {
+	left := k.stream.filters.without(watch)
+	if len(left) == len(k.stream.filters) {
+		return k.sendError(r, wire.Errorf(wire.NotFound, "request %d watches nothing", watch).With("watch", watch))
+	}
+	k.stream.watch(left)
+	return k.sendOK(r, nothing)
+}
+
+// wallNow is the wall clock, for display only.
+func wallNow() int64 { return time.Now().UnixMilli() }

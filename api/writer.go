@@ -1,0 +1,197 @@
+package api
+
+import (
+	"errors"
+	"time"
+
+	"github.com/gorilla/websocket"
+
+	"conclave/client/wire"
+	"conclave/fsm"
+)
+
+// work is what one round of the writer takes up.
+type work struct {
+	items    []item
+	pong     []byte
+	ping     bool
+	bookmark bool
+	ending   int
+	endText  string
+}
+
+// kick has the writer look for something to write. Callers hold mu.
+func (k *socket) kick() {
+	k.dirty = true
+	if !k.writing && !k.closed {
+		k.writing = true
+		k.spawn(k.write)
+	}
+}
+
+// write is the writer's goroutine: it ends when there is nothing left to write.
+func (k *socket) write() {
+	for {
+		w, ok := k.next()
+		if !ok {
+			return
+		}
+		err := k.fill(&w)
+		if err == nil {
+			err = k.out.flush()
+		}
+		k.wrote(&w)
+		switch {
+		case errors.Is(err, errSlow):
+			k.end(wire.CloseSlow, err.Error())
+		case err != nil && !errors.Is(err, errClosing):
+			k.give(err)
+			return
+		}
+		if w.ending != 0 {
+			k.give(k.sendClose(w.ending, w.endText))
+			return
+		}
+	}
+}
+
+// next takes what there is to do.
+func (k *socket) next() (work, bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if !k.dirty || k.closed {
+		k.writing = false
+		return work{}, false
+	}
+	k.dirty = false
+	w := work{k.queue, k.pong, k.ping, k.bookmark, k.ending, k.endText}
+	k.queue, k.pong, k.ping, k.bookmark = nil, nil, false, false
+	return w, true
+}
+
+// fill puts a round's frames into the outbox. Everything that an answer in it
+// follows is published already, so the stream goes first: that is how the events
+// of a write come before its answer.
+func (k *socket) fill(w *work) error {
+	if k.stream != nil {
+		v, _, err := k.stream.follow()
+		if err != nil {
+			return err
+		}
+		if code, text := k.standing(v); code != 0 {
+			k.end(code, text)
+		}
+	}
+	for _, it := range w.items {
+		if err := it.send(); err != nil {
+			return err
+		}
+	}
+	if w.pong != nil {
+		if err := k.out.put(opPong, w.pong); err != nil {
+			return err
+		}
+	}
+	if w.bookmark && !k.out.wrote && k.stream != nil {
+		if err := k.stream.bookmark(); err != nil {
+			return err
+		}
+	}
+	if w.ping {
+		return k.out.put(opPing, nil)
+	}
+	return nil
+}
+
+// wrote settles what a round has answered.
+func (k *socket) wrote(w *work) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, it := range w.items {
+		if it.answer {
+			k.open--
+			k.openBytes -= it.weight
+		}
+	}
+	if k.out.wrote {
+		k.out.wrote = false
+		k.told = time.Now().UnixMilli()
+	}
+	k.changed.Broadcast()
+}
+
+// sendClose writes the close frame and gives the client a moment to answer it.
+func (k *socket) sendClose(code int, text string) error {
+	if len(text) > 120 { // a control frame has 125 bytes
+		text = text[:120]
+	}
+	err := k.out.put(opClose, websocket.FormatCloseMessage(code, text))
+	if err == nil || errors.Is(err, errClosing) {
+		err = k.out.flush()
+	}
+	if err == nil {
+		err = k.ws.SetReadDeadline(time.Now().Add(lingerTime))
+	}
+	return err
+}
+
+// give says that nothing is written any more; with an error nothing is read
+// either.
+func (k *socket) give(err error) {
+	k.mu.Lock()
+	k.closed, k.writing = true, false
+	if k.ending == 0 {
+		k.ending = wire.CloseSlow
+	}
+	k.changed.Broadcast()
+	k.mu.Unlock()
+	if err != nil {
+		_ = k.ws.Close() // the reader sees it
+	}
+}
+
+// standing looks after the peer whose socket this is: what the log says of it
+// decides, whatever this node believed.
+func (k *socket) standing(v *fsm.View) (code int, text string) {
+	k.mu.Lock()
+	left := k.leaving
+	k.mu.Unlock()
+	if left || k.caller.Kind != fsm.CallerPeer {
+		return 0, ""
+	}
+	session := v.Session(k.room)
+	if session == nil || session.ID != k.session {
+		return wire.CloseSessionEnded, "the session has ended"
+	}
+	p := session.Peer(k.caller.Peer)
+	switch {
+	case p == nil:
+		if k.outstayed(v) {
+			return wire.CloseNoQuorum, "the cluster took this node for dead"
+		}
+		return wire.CloseRemoved, "removed from the room"
+	case p.Gen <= k.caller.Gen:
+		return 0, ""
+	case p.Attached:
+		return wire.CloseReplaced, "replaced by a newer connection of this peer"
+	}
+	return wire.CloseNoQuorum, "the cluster took this node for dead"
+}
+
+// outstayed reports whether the peer left because its grace ran out, which with a
+// socket in place can only be while this node was cut off.
+func (k *socket) outstayed(v *fsm.View) bool {
+	ring := k.server.node.Ring(k.room)
+	if ring == nil {
+		return false
+	}
+	frames, _, _ := ring.After(max(k.caller.Gen, ring.Floor()), v.Rev(), 1<<30)
+	for _, f := range frames {
+		for _, e := range f.Events {
+			if e.Type == fsm.EventPeer && e.State == "left" && e.Peer.ID == k.caller.Peer {
+				return e.Reason == "grace"
+			}
+		}
+	}
+	return false
+}
