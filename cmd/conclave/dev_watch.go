@@ -1,0 +1,155 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"conclave/client"
+	"conclave/client/wire"
+)
+
+// devWatcher tells the user of dev what happens in the cluster: that it is up,
+// who leads, which node is away and back.
+type devWatcher struct {
+	nodes   []*devNode
+	out     *prefixWriter
+	data    string
+	kept    bool
+	restart time.Duration
+
+	greeted bool
+	leader  string // the last one told; "" for none
+	term    uint64
+	away    map[string]bool
+}
+
+// devPoll is how often the nodes are asked. Only a user reads the answers.
+const devPoll = 200 * time.Millisecond
+
+func (d *devWatcher) watch(ctx context.Context) {
+	d.away = map[string]bool{}
+	var clients []*client.HTTP
+	for _, n := range d.nodes {
+		h, err := client.NewHTTP(client.HTTPConfig{Config: client.Config{Servers: []string{"http://" + n.http}}, Patience: -1})
+		if err != nil {
+			d.out.say("%s: %v", n.id, err) // cannot be: the address is our own
+			return
+		}
+		defer h.Close()
+		clients = append(clients, h)
+	}
+	tick := time.NewTicker(devPoll)
+	defer tick.Stop()
+	for {
+		answers := make([]*wire.Cluster, len(clients))
+		for i, h := range clients {
+			ask, cancel := context.WithTimeout(ctx, time.Second)
+			answers[i], _ = h.Cluster(ask) // who does not answer is away
+			cancel()
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		d.tell(answers)
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// tell compares the answers with what was told last.
+func (d *devWatcher) tell(answers []*wire.Cluster) {
+	up, leader, term := 0, "", uint64(0)
+	for _, a := range answers {
+		if a == nil {
+			continue
+		}
+		up++
+		// Nodes may differ for a moment: the highest term knows best.
+		if a.Leader != nil && a.Term >= term {
+			leader, term = *a.Leader, a.Term
+		}
+	}
+	if !d.greeted {
+		if up == len(d.nodes) && leader != "" {
+			d.greeted, d.leader, d.term = true, leader, term
+			d.greet()
+		}
+		return
+	}
+	for i, n := range d.nodes {
+		if away := answers[i] == nil; away != d.away[n.id] {
+			d.away[n.id] = away
+			if !away {
+				d.out.say("%s is back (pid %d)", n.id, n.pid.Load())
+			}
+		}
+	}
+	switch {
+	case leader == "" && d.leader != "":
+		d.out.say("nobody leads: reads and writes wait, or answer unavailable")
+		d.leader = ""
+	case leader != d.leader && term >= d.term:
+		d.leader, d.term = leader, term
+		d.out.say("%s leads now (term %d)%s", leader, term, d.hint())
+	}
+}
+
+// hint is how to kill the leader.
+func (d *devWatcher) hint() string {
+	for _, n := range d.nodes {
+		if pid := n.pid.Load(); n.id == d.leader && pid != 0 {
+			return fmt.Sprintf("; kill it: kill -9 %d", pid)
+		}
+	}
+	return ""
+}
+
+// greet prints what there is and what to try.
+func (d *devWatcher) greet() {
+	var b strings.Builder
+	fmt.Fprintf(&b, "\nThree nodes are up; data in %s", d.data)
+	if !d.kept {
+		b.WriteString(" (removed at the end)")
+	}
+	b.WriteString("\n\n")
+	for _, n := range d.nodes {
+		fmt.Fprintf(&b, "  %s  http://%s  pid %d", n.id, n.http, n.pid.Load())
+		if n.id == d.leader {
+			b.WriteString("  leads")
+		}
+		b.WriteString("\n")
+	}
+	c, first, second, third := commandName(), d.nodes[0].http, d.nodes[1].http, d.nodes[2].http
+	fmt.Fprintf(&b, `
+Try, in other terminals:
+
+  %[1]s watch demo --server http://%[3]s,http://%[4]s
+  %[1]s put demo spotlight '"ada"' --server http://%[2]s
+  %[1]s get demo spotlight --server http://%[4]s
+  curl -X PUT 'http://%[2]s/v1/rooms/demo/stores/default/keys/pinned?open_ms=300000' -d '{"text":"hello"}'
+  curl -N 'http://%[3]s/v1/rooms/demo/events'
+  %[1]s lock demo stage --server http://%[2]s,http://%[3]s,http://%[4]s -- sleep 5
+  %[1]s cluster status --server http://%[2]s,http://%[3]s,http://%[4]s
+
+Then kill the leader`, c, first, second, third)
+	fmt.Fprintf(&b, "%s and go on: another takes over", strings.TrimPrefix(d.hint(), "; kill it"))
+	if d.restart > 0 {
+		fmt.Fprintf(&b, ", and the dead one is started again after %v", d.restart)
+	}
+	b.WriteString(".\nCtrl-C ends them all.\n")
+	d.out.say("%s", b.String())
+}
+
+// commandName is how the user calls this program.
+func commandName() string {
+	if strings.Contains(os.Args[0], "go-build") {
+		return "go run ./cmd/conclave"
+	}
+	return os.Args[0]
+}
