@@ -24,12 +24,10 @@ import (
 // promiseKey holds the promise in the stable store.
 var promiseKey = []byte("conclave.founding")
 
-// enter runs until the node is in a cluster.
+// enter runs until the node is in a cluster and has found its leader.
 func (n *Node) enter() {
-	for {
-		if len(n.configuration().Servers) > 0 {
-			return
-		}
+	defer n.hint("", "")
+	for !n.hasLeader() {
 		ctx, cancel := context.WithTimeout(n.ctx, n.deadline)
 		err := n.tryEnter(ctx)
 		cancel()
@@ -48,7 +46,12 @@ func (n *Node) enter() {
 func (n *Node) tryEnter(ctx context.Context) error {
 
 	empty := []founding{{ServerID: string(n.self.ServerID()), Addr: n.cfg.PeerAddr}}
-	for _, addr := range n.cfg.Join {
+	members := n.configuration().Servers
+	addrs := slices.Clone(n.cfg.Join)
+	for _, s := range members {
+		addrs = append(addrs, string(s.Address))
+	}
+	for _, addr := range addrs {
 		if addr == n.cfg.PeerAddr {
 			continue
 		}
@@ -61,6 +64,11 @@ func (n *Node) tryEnter(ctx context.Context) error {
 		case err != nil:
 			n.log.Debug("probe", "address", addr, "error", err)
 		case who == n.self: // our own port under another name
+		case len(members) > 0:
+			n.hint(who.ServerID(), addr)
+			if self, ok := n.member(n.self.ServerID()); ok && string(self.Address) != n.cfg.PeerAddr && len(answer.Members) > 0 {
+				return n.askIn(ctx, addr) // this node has moved: nobody finds it
+			}
 		case answer.Cluster != "" || len(answer.Members) > 0:
 			return n.askIn(ctx, addr)
 		default:
@@ -68,7 +76,10 @@ func (n *Node) tryEnter(ctx context.Context) error {
 		}
 	}
 	expect := n.cfg.BootstrapExpect
-	if expect == 0 {
+	switch {
+	case len(members) > 0:
+		return fmt.Errorf("no leader yet")
+	case expect == 0:
 		if len(n.cfg.Join) == 0 {
 			return fmt.Errorf("waiting to be added by an operator")
 		}
@@ -83,6 +94,21 @@ func (n *Node) tryEnter(ctx context.Context) error {
 		return fmt.Errorf("waiting for %s to found the cluster", empty[0].ServerID)
 	}
 	return n.found(ctx, empty)
+}
+
+// hint remembers where a member answers, for a cluster whose members moved while
+// they were down; the empty id forgets all.
+func (n *Node) hint(id raft.ServerID, addr string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if id == "" {
+		n.hints = nil
+		return
+	}
+	if n.hints == nil {
+		n.hints = map[raft.ServerID]string{}
+	}
+	n.hints[id] = addr
 }
 
 func (n *Node) probe(ctx context.Context, addr string) (Identity, []byte, error) {

@@ -60,8 +60,16 @@ func nodeOf(id raft.ServerID) string {
 	return name
 }
 
-// resolve is how the transports find a member.
+// resolve is how the transports find a member: at its address in the
+// configuration, or, while this node has not found a leader since it started,
+// where it has answered just now.
 func (n *Node) resolve(id raft.ServerID) (string, bool) {
+	n.mu.Lock()
+	addr, ok := n.hints[id]
+	n.mu.Unlock()
+	if ok {
+		return addr, true
+	}
 	server, ok := n.member(id)
 	return string(server.Address), ok
 }
@@ -208,8 +216,11 @@ func (l *leadership) add(ctx context.Context, r memberRequest) error {
 		return refuseField("peer_addr", fmt.Sprintf("%s belongs to another cluster (%s)", who.Node, found.Cluster))
 	}
 	if old, ok := l.n.memberNamed(r.ID); ok {
-		if old.ID == who.ServerID() {
+		if old.ID == who.ServerID() && string(old.Address) == r.PeerAddr {
 			return refuse(fsm.CodeConflict, "%s is a member already", r.ID)
+		}
+		if old.ID == who.ServerID() { // it has moved: in place, never out and in
+			return l.move(old, r)
 		}
 		if err := l.replace(ctx, old); err != nil {
 			return err
@@ -220,6 +231,14 @@ func (l *leadership) add(ctx context.Context, r memberRequest) error {
 	}
 	l.control(fsm.Control{Kind: fsm.ControlReplica, Node: r.ID, Off: !r.Replica})
 	return nil
+}
+
+// move changes a member's address and nothing else.
+func (l *leadership) move(s raft.Server, r memberRequest) error {
+	if s.Suffrage == raft.Voter {
+		return l.configure(l.n.raft.AddVoter(s.ID, raft.ServerAddress(r.PeerAddr), r.IfConfig, l.n.deadline))
+	}
+	return l.configure(l.n.raft.AddNonvoter(s.ID, raft.ServerAddress(r.PeerAddr), r.IfConfig, l.n.deadline))
 }
 
 func refuseField(field, message string) error {
@@ -362,7 +381,7 @@ func (l *leadership) reconcile() {
 			l.mu.Unlock()
 			continue
 		}
-		addr := raft.ServerAddress(seen.beat.PeerAddr)
+		addr := seen.beat.PeerAddr
 		if current {
 			seen.caughtUp++
 		} else {
@@ -371,17 +390,13 @@ func (l *leadership) reconcile() {
 		ready := seen.caughtUp >= 2
 		l.mu.Unlock()
 		promote := s.Suffrage == raft.Nonvoter && ready && !view.Replica(nodeOf(s.ID))
-		moved := addr != "" && addr != s.Address
-		if !promote && !moved {
+		if !promote && addr == string(s.Address) {
 			continue
 		}
-		var err error
-		if promote || s.Suffrage == raft.Voter {
-			err = l.configure(l.n.raft.AddVoter(s.ID, addr, prev, l.n.deadline))
-		} else {
-			err = l.configure(l.n.raft.AddNonvoter(s.ID, addr, prev, l.n.deadline))
+		if promote {
+			s.Suffrage = raft.Voter
 		}
-		if err != nil {
+		if err := l.move(s, memberRequest{PeerAddr: addr, IfConfig: prev}); err != nil {
 			l.n.log.Warn("change a member", "member", s.ID, "error", err)
 		}
 		return

@@ -66,6 +66,7 @@ type Node struct {
 	lastSeen   sighting
 	leaderless time.Time
 	observers  []*func(*fsm.Published)
+	hints      map[raft.ServerID]string // see resolve
 	closing    bool
 	running    sync.WaitGroup // every goroutine started by spawn
 	died       sync.Once
