@@ -1,8 +1,11 @@
 package fsm
 
-import (
-	"testing"
-)
+// tester is what the harness needs of a test; rapid's has it too.
+type tester interface {
+	Helper()
+	Fatal(args ...any)
+	Fatalf(format string, args ...any)
+}
 
 // standardLimits are those of the standard profile.
 var standardLimits = Limits{
@@ -13,15 +16,20 @@ var standardLimits = Limits{
 // world is a State with a leader around it: it stamps proposals, numbers the
 // batches of a node n1, and keeps every proposal for a replay.
 type world struct {
-	t           testing.TB
+	t           tester
 	s           *State
 	index, term uint64
 	now         int64
 	seq         uint64
-	log         []*Proposal
+	log         []logged
 }
 
-func newWorld(t testing.TB) *world {
+type logged struct {
+	term     uint64
+	proposal *Proposal
+}
+
+func newWorld(t tester) *world {
 	w := &world{t: t, s: NewState(), term: 1, now: 1000}
 	w.propose(&Proposal{Batches: []Batch{{Node: "n1", Incarnation: 1, Register: &Register{Version: "test"}}}})
 	return w
@@ -38,7 +46,7 @@ func (w *world) propose(p *Proposal) *Outcome {
 	if p, err = DecodeProposal(data); err != nil {
 		w.t.Fatal(err)
 	}
-	w.log = append(w.log, p)
+	w.log = append(w.log, logged{w.term, p})
 	w.index++
 	return w.s.Apply(w.index, w.term, p)
 }

@@ -1,0 +1,557 @@
+package fsm
+
+import (
+	"bytes"
+	"fmt"
+	"maps"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"conclave/lock"
+)
+
+// model is the state machine written without thought of cost, copying or
+// encoding: maps of one room's entries, locks and peers. Locks have no TTL but
+// those of "job", a caller without a socket.
+type model struct {
+	rev     uint64
+	now     int64
+	session string // "" when none is live
+	entries map[string]modelEntry
+	locks   map[string]*modelLock
+	peers   map[string]*modelPeer
+}
+
+type modelEntry struct {
+	value        string
+	version, rev uint64
+	bound        string
+	expires      int64
+}
+
+type modelLock struct {
+	owner string
+	fence uint64
+	queue []modelWait
+}
+
+type modelWait struct {
+	owner string
+	until int64
+}
+
+type modelPeer struct {
+	gen      uint64
+	attached bool
+	deadline int64
+}
+
+const (
+	modelGrace = 10_000
+	modelRoom  = "room"
+	job        = "job"
+)
+
+func (m *model) start(session string) {
+	m.session = session
+	m.entries, m.locks, m.peers = map[string]modelEntry{}, map[string]*modelLock{}, map[string]*modelPeer{}
+}
+
+func (m *model) free(key string, rev uint64) {
+	l := m.locks[key]
+	l.owner, l.fence = "", 0
+	if len(l.queue) == 0 {
+		delete(m.locks, key)
+		return
+	}
+	l.owner, l.fence = l.queue[0].owner, rev
+	l.queue = slices.DeleteFunc(l.queue, func(w modelWait) bool { return w.owner == l.owner })
+}
+
+func (m *model) leave(peer string, rev uint64) {
+	for _, key := range slices.Collect(maps.Keys(m.entries)) {
+		if m.entries[key].bound == peer {
+			delete(m.entries, key)
+		}
+	}
+	for _, key := range slices.Collect(maps.Keys(m.locks)) {
+		l := m.locks[key]
+		l.queue = slices.DeleteFunc(l.queue, func(w modelWait) bool { return w.owner == peer })
+		if l.owner == peer {
+			m.free(key, rev)
+		}
+	}
+	delete(m.peers, peer)
+	if len(m.peers) == 0 {
+		m.session = ""
+	}
+}
+
+// guard is the code with which a write to a key is refused for its lock.
+func (m *model) guard(key, who string, fence uint64) Code {
+	l := m.locks[key]
+	switch {
+	case l == nil && fence == 0:
+		return ""
+	case l == nil:
+		return CodeStaleFence
+	case fence == 0:
+		return CodeLocked
+	case l.owner != who || l.fence != fence:
+		return CodeStaleFence
+	}
+	return ""
+}
+
+func (m *model) put(key, value, bound string, ttl int64, rev uint64) {
+	e := m.entries[key]
+	next := modelEntry{value: value, version: e.version + 1, rev: rev, bound: bound}
+	if ttl > 0 {
+		next.expires = m.now + ttl
+	}
+	m.entries[key] = next
+}
+
+// acquire is the code of an acquire, and whether it queued.
+func (m *model) acquire(key, who string, wait int64, rev uint64) (code Code, queued, changed bool) {
+	l := m.locks[key]
+	switch {
+	case l == nil:
+		m.locks[key] = &modelLock{owner: who, fence: rev}
+		return "", false, true
+	case l.owner == who:
+		return "", false, false
+	case wait == 0:
+		return CodeLocked, false, false
+	}
+	l.queue = append(l.queue, modelWait{who, m.now + wait})
+	return "", true, true
+}
+
+// checked is the machine beside its model.
+type checked struct {
+	*world
+	m       *model
+	callers map[string]Caller
+	known   map[string]int64 // deadlines that outcomes have told of, with their moment
+	views   []*View
+	hashes  [][32]byte
+}
+
+// ids are the callers of the present session, and one that is in none.
+func (c *checked) ids() []string { return append(slices.Sorted(maps.Keys(c.m.peers)), job) }
+
+func (c *checked) caller(who string) Caller {
+	if who == job {
+		return Caller{User: "u", Owner: job}
+	}
+	return c.callers[who]
+}
+
+// run applies a command and compares its answer with what the model says.
+func (c *checked) run(cmd Command, want Code, changed bool) Result {
+	c.t.Helper()
+	results, out := c.do(cmd)
+	c.learn(out)
+	r := results[0]
+	if got := code(r); got != want {
+		c.t.Fatalf("%+v: got %q %+v, want %q", cmd, got, r.Refusal, want)
+	}
+	if r.Changed != changed {
+		c.t.Fatalf("%+v: changed is %v, want %v", cmd, r.Changed, changed)
+	}
+	if changed {
+		c.m.rev++
+	}
+	if r.Rev != c.m.rev {
+		c.t.Fatalf("%+v: rev %d, want %d", cmd, r.Rev, c.m.rev)
+	}
+	return r
+}
+
+func timerKey(ctl Control) string {
+	return fmt.Sprint(ctl.Kind, ctl.Room, ctl.Session, ctl.Store, ctl.Key, ctl.Peer, ctl.Fence, ctl.Seen)
+}
+
+func (c *checked) learn(out *Outcome) {
+	for _, d := range out.Deadlines {
+		c.known[timerKey(d.Timer)] = d.At
+	}
+	for _, f := range out.Frames {
+		for _, e := range f.Frame.Events {
+			if e.Rev != f.Frame.Rev || f.Frame.Rev <= f.Floor {
+				c.t.Fatalf("event %+v in frame %d after %d", e, f.Frame.Rev, f.Floor)
+			}
+		}
+	}
+}
+
+// TestState_Model compares the machine with the model over random histories.
+// After each it also checks what must hold of any: that a replay, and one through
+// a snapshot, gives the same hash; that views published on the way are as they
+// were; that a leader was told of every deadline.
+func TestState_Model(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		c := &checked{world: newWorld(t), m: &model{now: 1000}, callers: map[string]Caller{}, known: map[string]int64{}}
+		t.Repeat(map[string]func(*rapid.T){
+			"join": func(*rapid.T) { c.join() }, "put": c.put, "put again": c.put, "delete": c.delete, "txn": c.txn,
+			"acquire": c.acquire, "acquire again": c.acquire, "release": c.release, "leave": c.leave, "detach": c.detach,
+			"attach": c.attach, "time": c.time, "term": func(*rapid.T) { c.term++ },
+			"publish": func(*rapid.T) {
+				c.views = append(c.views, c.s.Publish())
+				c.hashes = append(c.hashes, c.hash())
+			},
+			"": func(*rapid.T) { c.compare() },
+		})
+		c.finish()
+	})
+}
+
+func (c *checked) join() {
+	cmd := joinCommand(modelRoom)
+	cmd.Open.Grace = modelGrace
+	r := c.run(cmd, "", true)
+	if r.Created != (c.m.session == "") {
+		c.t.Fatalf("created is %v", r.Created)
+	}
+	if c.m.session == "" {
+		c.m.start(r.Session)
+	}
+	c.m.peers[r.Peer] = &modelPeer{gen: r.Gen, attached: true}
+	c.callers[r.Peer] = Caller{Kind: CallerPeer, Peer: r.Peer, Gen: r.Gen}
+}
+
+var modelKeys = []string{"a", "b", "c"}
+
+// who draws a caller of the live session; stale says that its socket is over.
+func (c *checked) who(t *rapid.T) (who string, refusal Code) {
+	who = rapid.SampledFrom(c.ids()).Draw(t, "who")
+	switch p := c.m.peers[who]; {
+	case c.m.session == "":
+		return who, CodeNoSession
+	case who != job && p.gen != c.callers[who].Gen:
+		return who, CodeUnavailable
+	}
+	return who, ""
+}
+
+// fence draws none, the present one of a key, or an older one.
+func (c *checked) fence(t *rapid.T, key string) uint64 {
+	l := c.m.locks[key]
+	if l == nil {
+		return uint64(rapid.SampledFrom([]int{0, 0, 0, 1}).Draw(t, "fence"))
+	}
+	return rapid.SampledFrom([]uint64{0, l.fence, l.fence, l.fence - 1}).Draw(t, "fence")
+}
+
+func (c *checked) put(t *rapid.T) {
+	who, want := c.who(t)
+	key := rapid.SampledFrom(modelKeys).Draw(t, "key")
+	op := putOp(key, fmt.Sprint(rapid.IntRange(0, 9).Draw(t, "value")))
+	op.Fence = c.fence(t, key)
+	e := c.m.entries[key]
+	switch rapid.IntRange(0, 5).Draw(t, "if") {
+	case 0:
+		op.If = &If{Rev: &e.rev}
+	case 1:
+		wrong := e.rev + 1
+		op.If = &If{Rev: &wrong}
+	case 2:
+		op.If = &If{Absent: true}
+	}
+	if who != job && rapid.Bool().Draw(t, "bind") {
+		op.Bind = who
+	}
+	op.TTL = int64(rapid.SampledFrom([]int{0, 0, 5000}).Draw(t, "ttl"))
+	if want == "" {
+		want = c.m.guard(key, who, op.Fence)
+	}
+	if want == "" && op.If != nil && (op.If.Absent && e.version > 0 || op.If.Rev != nil && *op.If.Rev != e.rev) {
+		want = CodeConflict
+	}
+	r := c.run(single(modelRoom, c.caller(who), op), want, want == "")
+	switch want {
+	case "":
+		c.m.put(key, string(op.Value), op.Bind, op.TTL, c.m.rev)
+		if got := r.Ops[0]; got.Version != e.version+1 || got.Created != (e.version == 0) {
+			t.Fatalf("got %+v after %+v", got, e)
+		}
+	case CodeConflict:
+		if d := r.Refusal.Details; d.Version != e.version || d.Rev != e.rev || string(d.Value) != e.value {
+			t.Fatalf("the conflict tells of %+v, the entry is %+v", d, e)
+		}
+	}
+}
+
+func (c *checked) delete(t *rapid.T) {
+	who, want := c.who(t)
+	key := rapid.SampledFrom(modelKeys).Draw(t, "key")
+	fence := c.fence(t, key)
+	if want == "" {
+		want = c.m.guard(key, who, fence)
+	}
+	_, exists := c.m.entries[key]
+	c.run(single(modelRoom, c.caller(who), Operation{Kind: OpDelete, Key: key, Fence: fence}), want, want == "" && exists)
+	if want == "" {
+		delete(c.m.entries, key)
+	}
+}
+
+// txn takes a lock and writes two keys, all or nothing.
+func (c *checked) txn(t *rapid.T) {
+	who, want := c.who(t)
+	cmd := Command{Kind: CommandTxn, Room: modelRoom, Caller: c.caller(who), Txn: &Txn{Then: []Operation{
+		{Kind: OpAcquire, Store: DefaultStore, Key: "a", Lock: &LockRequest{TTL: 4000}}, putOp("a", "1"), putOp("b", "2"),
+	}}}
+	if want == "" {
+		if l := c.m.locks["a"]; l != nil && l.owner != who {
+			want = CodeLocked
+		}
+	}
+	if want == "" {
+		want = c.m.guard("b", who, 0)
+	}
+	c.run(cmd, want, want == "")
+	if want == "" {
+		c.m.acquire("a", who, 0, c.m.rev)
+		c.m.put("a", "1", "", 0, c.m.rev)
+		c.m.put("b", "2", "", 0, c.m.rev)
+	}
+}
+
+func (c *checked) acquire(t *rapid.T) {
+	who, want := c.who(t)
+	key := rapid.SampledFrom(modelKeys).Draw(t, "key")
+	wait := int64(rapid.SampledFrom([]int{0, 8000, 8000}).Draw(t, "wait"))
+	cmd := Command{Kind: CommandAcquire, Room: modelRoom, Caller: c.caller(who), Acquire: &Acquire{
+		Store: DefaultStore, Key: key, Wait: wait, Lock: LockRequest{TTL: 4000},
+	}}
+	queued, changed := false, false
+	if want == "" {
+		want, queued, changed = c.m.acquire(key, who, wait, c.m.rev+1)
+	}
+	r := c.run(cmd, want, changed)
+	if want == "" && queued != (r.Waiting == len(c.locked(key).queue) && r.Waiting > 0) {
+		t.Fatalf("position %d, model %+v", r.Waiting, c.locked(key))
+	}
+	if want == "" && !queued && r.Fence != c.locked(key).fence {
+		t.Fatalf("fence %d, want %d", r.Fence, c.locked(key).fence)
+	}
+}
+
+func (c *checked) locked(key string) *modelLock {
+	if l := c.m.locks[key]; l != nil {
+		return l
+	}
+	return &modelLock{}
+}
+
+func (c *checked) release(t *rapid.T) {
+	who, want := c.who(t)
+	key := rapid.SampledFrom(modelKeys).Draw(t, "key")
+	fence := c.fence(t, key)
+	if want == "" && (c.m.guard(key, who, fence) != "" || c.m.locks[key] == nil) {
+		want = CodeNotHolder
+	}
+	c.run(single(modelRoom, c.caller(who), Operation{Kind: OpRelease, Key: key, Fence: fence}), want, want == "")
+	if want == "" {
+		c.m.free(key, c.m.rev)
+	}
+}
+
+func (c *checked) leave(t *rapid.T) {
+	who, want := c.who(t)
+	if who == job {
+		return
+	}
+	c.run(Command{Kind: CommandLeave, Room: modelRoom, Caller: c.caller(who), Target: who}, want, want == "")
+	if want == "" {
+		c.m.leave(who, c.m.rev)
+	}
+}
+
+func (c *checked) detach(t *rapid.T) {
+	who, want := c.who(t)
+	if who == job {
+		return
+	}
+	p := c.m.peers[who]
+	breaks := want == "" && p.attached
+	c.run(Command{Kind: CommandDetach, Room: modelRoom, Caller: c.caller(who), Target: who}, "", breaks)
+	if breaks {
+		p.attached, p.gen, p.deadline = false, c.m.rev, c.m.now+modelGrace
+	}
+}
+
+func (c *checked) attach(t *rapid.T) {
+	who, _ := c.who(t)
+	if who == job {
+		return
+	}
+	r := c.run(Command{
+		Kind: CommandAttach, Room: modelRoom, Attach: &Attach{Peer: who, Key: "secret", Node: "n1", Incarnation: 1},
+	}, "", true)
+	*c.m.peers[who] = modelPeer{gen: r.Gen, attached: true}
+	c.callers[who] = Caller{Kind: CallerPeer, Peer: who, Gen: r.Gen}
+}
+
+// time passes, and what is due ends, in the order in which the state lists it.
+func (c *checked) time(t *rapid.T) {
+	c.now += int64(rapid.IntRange(1, 6000).Draw(t, "ms"))
+	c.m.now = c.now
+	var timers []Control
+	c.s.Publish().Deadlines(func(d Deadline) {
+		if d.At <= c.now {
+			d.Timer.Term = c.term
+			timers = append(timers, d.Timer)
+		}
+	})
+	c.learn(c.propose(&Proposal{Controls: timers}))
+	for _, ctl := range timers {
+		c.ends(ctl)
+	}
+}
+
+// ends does in the model what a due timer must do.
+func (c *checked) ends(ctl Control) {
+	m := c.m
+	if m.session == "" {
+		return
+	}
+	rev := m.rev + 1
+	switch ctl.Kind {
+	case ControlEntryEnd:
+		if e, ok := m.entries[ctl.Key]; !ok || e.rev != ctl.Seen {
+			return
+		}
+		delete(m.entries, ctl.Key)
+	case ControlLeaseEnd:
+		if l := m.locks[ctl.Key]; l == nil || l.fence != ctl.Fence {
+			return
+		}
+		m.free(ctl.Key, rev)
+	case ControlWaitEnd:
+		l := m.locks[ctl.Key]
+		if l == nil {
+			return
+		}
+		s := c.s.Publish().Session(modelRoom)
+		at := slices.IndexFunc(l.queue, func(w modelWait) bool { return w.until <= m.now })
+		if at < 0 || s != nil && s.Lock(DefaultStore, ctl.Key).Position(ctl.Seen) != 0 {
+			return
+		}
+		l.queue = slices.Delete(l.queue, at, at+1)
+	case ControlPeerEnd:
+		if p := m.peers[ctl.Peer]; p == nil || p.gen != ctl.Seen {
+			return
+		}
+		m.leave(ctl.Peer, rev)
+	}
+	m.rev = rev
+}
+
+// compare holds the state against the model.
+func (c *checked) compare() {
+	c.t.Helper()
+	view := c.s.Publish()
+	if view.Rev() != c.m.rev {
+		c.t.Fatalf("rev %d, want %d", view.Rev(), c.m.rev)
+	}
+	s := view.Session(modelRoom)
+	if (s == nil) != (c.m.session == "") {
+		c.t.Fatalf("session %+v, want %q", s, c.m.session)
+	}
+	if s == nil {
+		return
+	}
+	entries, bytes := map[string]modelEntry{}, 0
+	s.Entries(DefaultStore, "", "", func(e *Entry) bool {
+		entries[e.Key] = modelEntry{string(e.Value), e.Version, e.Rev, e.Bound, e.Expires}
+		bytes += len(e.Key) + len(e.Value)
+		return true
+	})
+	c.equal("entries", entries, c.m.entries)
+	locks := map[string]*modelLock{}
+	s.Locks(func(_, key string, l *lock.Lock) bool {
+		got := &modelLock{}
+		for _, h := range l.Holders {
+			got.owner, got.fence = h.Owner.String(), h.Fence
+		}
+		for _, w := range l.Queue {
+			got.queue = append(got.queue, modelWait{w.Owner.String(), w.Until})
+		}
+		locks[key] = got
+		return true
+	})
+	for _, l := range c.m.locks {
+		if len(l.queue) == 0 {
+			l.queue = nil
+		}
+	}
+	c.equal("locks", locks, c.m.locks)
+	peers := map[string]*modelPeer{}
+	s.Peers(func(p *Peer) bool {
+		peers[p.ID] = &modelPeer{p.Gen, p.Attached, p.Deadline}
+		return true
+	})
+	c.equal("peers", peers, c.m.peers)
+	if got, want := s.Counts(), (Counts{Peers: len(peers), Stores: 1, Keys: len(entries), Bytes: bytes, Locks: len(locks)}); got != want {
+		c.t.Fatalf("counts %+v, want %+v", got, want)
+	}
+	view.Deadlines(func(d Deadline) {
+		if at, ok := c.known[timerKey(d.Timer)]; !ok || at != d.At {
+			c.t.Fatalf("no outcome told of the deadline %+v (but of %d)", d, at)
+		}
+		if now, ok := view.Pending(d.Timer); !ok || now.At != d.At {
+			c.t.Fatalf("pending %+v, listed %+v", now, d)
+		}
+	})
+}
+
+func (c *checked) equal(what string, got, want any) {
+	c.t.Helper()
+	if d := cmp.Diff(want, got, cmp.AllowUnexported(modelEntry{}, modelLock{}, modelWait{}, modelPeer{})); d != "" {
+		c.t.Fatalf("%s (-want +got):\n%s", what, d)
+	}
+}
+
+// finish replays the history and looks back at the views.
+func (c *checked) finish() {
+	c.t.Helper()
+	want := c.hash()
+	replayed, restored := NewState(), NewState()
+	for i, l := range c.log {
+		replayed.Apply(uint64(i+1), l.term, l.proposal)
+		if i == len(c.log)/2 {
+			restored = c.throughSnapshot(restored)
+		}
+		restored.Apply(uint64(i+1), l.term, l.proposal)
+	}
+	if replayed.Publish().Hash() != want {
+		c.t.Fatal("a replay gives another state")
+	}
+	if restored.Publish().Hash() != want || c.throughSnapshot(c.s).Publish().Hash() != want {
+		c.t.Fatal("a replay through a snapshot gives another state")
+	}
+	for i, v := range c.views {
+		if v.Hash() != c.hashes[i] {
+			c.t.Fatalf("view %d of revision %d was changed after it was published", i, v.Rev())
+		}
+	}
+}
+
+func (c *checked) throughSnapshot(s *State) *State {
+	c.t.Helper()
+	var file bytes.Buffer
+	if err := s.Publish().WriteSnapshot(&file); err != nil {
+		c.t.Fatal(err)
+	}
+	restored, err := ReadSnapshot(&file)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return restored
+}
