@@ -4,12 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"runtime/debug"
 	"time"
 
-	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 	"go.etcd.io/bbolt"
@@ -35,7 +35,7 @@ type DataDir struct {
 // DataDirOptions are the choices of OpenDataDir.
 type DataDirOptions struct {
 	// Logger takes what the snapshot store has to say; nil discards.
-	Logger hclog.Logger
+	Logger *slog.Logger
 }
 
 const (
@@ -76,9 +76,9 @@ func openDataDir(dir string, opts DataDirOptions) (_ *DataDir, err error) {
 	}
 	logger := opts.Logger
 	if logger == nil {
-		logger = hclog.NewNullLogger()
+		logger = slog.New(slog.DiscardHandler)
 	}
-	snapshots, err := raft.NewFileSnapshotStoreWithLogger(dir, keepSnaps, logger)
+	snapshots, err := raft.NewFileSnapshotStoreWithLogger(dir, keepSnaps, newRaftLogger(logger))
 	if err != nil {
 		return nil, fmt.Errorf("open snapshots: %w", err)
 	}
@@ -208,14 +208,4 @@ func makeDir(dir string) error {
 		return err
 	}
 	return syncDir(parent)
-}
-
-// syncDir makes the names in a directory durable.
-func syncDir(dir string) error {
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return f.Sync()
 }

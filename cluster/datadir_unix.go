@@ -25,3 +25,13 @@ func lockDir(dir string) (*os.File, error) {
 	}
 	return nil, &os.PathError{Op: "flock", Path: f.Name(), Err: err}
 }
+
+// syncDir makes the names in a directory durable.
+func syncDir(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return f.Sync()
+}

@@ -16,6 +16,7 @@ import (
 	"math/big"
 	"net"
 	"os"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -552,6 +553,32 @@ func TestTCPNetwork_WaitsForOpenAndClosesTwice(t *testing.T) {
 	if _, _, err := never.Open(Identity{"b", "2"}, book.resolve); err == nil {
 		t.Error("opened after Close")
 	}
+}
+
+func TestTCPNetwork_CloseLeavesNothingBehind(t *testing.T) {
+	before := runtime.NumGoroutine()
+	a, b := newTCPPair(t, echoRequest)
+	b.knows(a)
+	for range 20 {
+		if _, err := oneCall(t, a, b.id(), 1, nil); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := oneCall(t, b, a.id(), 1, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// A request of raft's that nobody answers: no raft runs on the other side.
+	lost := make(chan error, 1)
+	go func() {
+		lost <- a.raft.RequestVote(b.id(), "", &raft.RequestVoteRequest{}, &raft.RequestVoteResponse{})
+	}()
+	pollUntil(t, "raft's connection is there", func() bool { return openConns(b) == 3 })
+	a.Close()
+	if err := <-lost; err == nil {
+		t.Error("raft got an answer from nobody")
+	}
+	b.Close()
+	pollUntil(t, "every goroutine has ended, raft's own too", func() bool { return runtime.NumGoroutine() <= before })
 }
 
 // flakyListener fails now and then, as one does when file descriptors run out.

@@ -1,9 +1,11 @@
 package cluster
 
 import (
+	"cmp"
 	"errors"
 	"io"
 	"net"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -34,12 +36,13 @@ type countingFSM struct {
 
 	mu      sync.Mutex
 	applied uint64
+	at      time.Time // when that was
 	changed chan struct{}
 }
 
 func (f *countingFSM) Apply(l *raft.Log) any {
 	f.mu.Lock()
-	f.applied = l.Index
+	f.applied, f.at = l.Index, time.Now()
 	close(f.changed)
 	f.changed = make(chan struct{})
 	f.mu.Unlock()
@@ -109,10 +112,25 @@ func listen(t testing.TB) net.Listener {
 	return l
 }
 
-// newTrio starts three nodes. CommitTimeout is 10 s, so that no commit index
-// travels by itself; timeouts are as given. stores makes the stores of each node.
-func newTrio(t testing.TB, nudged bool, timeout time.Duration, stores func(i int) (raft.LogStore, raft.StableStore)) *trio {
+// trioConfig is what a test may want otherwise.
+type trioConfig struct {
+	plain         bool          // without nudges
+	timeout       time.Duration // heartbeat and the like; 0 means 1 s
+	commitTimeout time.Duration // 0 means 10 s, so that no commit index travels by itself
+	stores        func(i int) (raft.LogStore, raft.StableStore)
+}
+
+// newTrio starts three nodes.
+func newTrio(t testing.TB, cfg trioConfig) *trio {
 	t.Helper()
+	cfg.timeout = cmp.Or(cfg.timeout, time.Second)
+	cfg.commitTimeout = cmp.Or(cfg.commitTimeout, 10*time.Second)
+	if cfg.stores == nil {
+		cfg.stores = func(int) (raft.LogStore, raft.StableStore) {
+			s := raft.NewInmemStore()
+			return s, s
+		}
+	}
 	c := &trio{t: t}
 	var members []raft.Server
 	for i, name := range []string{"n1", "n2", "n3"} {
@@ -128,15 +146,15 @@ func newTrio(t testing.TB, nudged bool, timeout time.Duration, stores func(i int
 			t.Fatal(err)
 		}
 		n.fsm = &countingFSM{nudge: func(uint64, uint64) {}, changed: make(chan struct{})}
-		if nudged {
+		if !cfg.plain {
 			n.fsm.nudge = n.trans.Applied
 		}
 		config := raft.DefaultConfig()
 		config.LocalID = n.self.ServerID()
 		config.Logger = newRaftLogger(n.network.opts.Logger)
-		config.HeartbeatTimeout, config.ElectionTimeout, config.LeaderLeaseTimeout = timeout, timeout, timeout
-		config.CommitTimeout = 10 * time.Second
-		log, stable := stores(i)
+		config.HeartbeatTimeout, config.ElectionTimeout, config.LeaderLeaseTimeout = cfg.timeout, cfg.timeout, cfg.timeout
+		config.CommitTimeout = cfg.commitTimeout
+		log, stable := cfg.stores(i)
 		n.raft, err = raft.NewRaft(config, n.fsm, log, newVoteStore(stable), raft.NewInmemSnapshotStore(), n.trans)
 		if err != nil {
 			t.Fatal(err)
@@ -155,11 +173,6 @@ func newTrio(t testing.TB, nudged bool, timeout time.Duration, stores func(i int
 	return c
 }
 
-func inMemory(int) (raft.LogStore, raft.StableStore) {
-	s := raft.NewInmemStore()
-	return s, s
-}
-
 // leader waits for a node, other than those excluded, that leads and that every
 // other node left knows.
 func (c *trio) leader(except ...*plainNode) *plainNode {
@@ -168,7 +181,7 @@ func (c *trio) leader(except ...*plainNode) *plainNode {
 	pollUntil(c.t, "one leader known to all", func() bool {
 		leader = nil
 		for _, n := range c.nodes {
-			if n.raft.State() == raft.Leader && !contains(except, n) {
+			if n.raft.State() == raft.Leader && !slices.Contains(except, n) {
 				leader = n
 			}
 		}
@@ -176,22 +189,13 @@ func (c *trio) leader(except ...*plainNode) *plainNode {
 			return false
 		}
 		for _, n := range c.nodes {
-			if _, id := n.raft.LeaderWithID(); id != leader.self.ServerID() && !contains(except, n) {
+			if _, id := n.raft.LeaderWithID(); id != leader.self.ServerID() && !slices.Contains(except, n) {
 				return false
 			}
 		}
 		return true
 	})
 	return leader
-}
-
-func contains(all []*plainNode, n *plainNode) bool {
-	for _, x := range all {
-		if x == n {
-			return true
-		}
-	}
-	return false
 }
 
 // pollUntil polls a condition with a generous deadline.
@@ -207,7 +211,7 @@ func pollUntil(t testing.TB, what string, ok func() bool) {
 }
 
 func TestTransport_FollowersApplyAtOnceThoughRaftWouldWait(t *testing.T) {
-	c := newTrio(t, true, time.Second, inMemory)
+	c := newTrio(t, trioConfig{})
 	leader := c.leader()
 	for range 50 {
 		f := leader.raft.Apply([]byte("x"), 5*time.Second)
@@ -222,7 +226,7 @@ func TestTransport_FollowersApplyAtOnceThoughRaftWouldWait(t *testing.T) {
 }
 
 func TestTransport_LeadershipTransfers(t *testing.T) {
-	c := newTrio(t, true, time.Second, inMemory)
+	c := newTrio(t, trioConfig{})
 	for range 3 {
 		old := c.leader()
 		before := old.raft.CurrentTerm()
@@ -245,7 +249,7 @@ func TestTransport_LeadershipTransfers(t *testing.T) {
 }
 
 func TestTransport_PeersAreKnownByServerID(t *testing.T) {
-	c := newTrio(t, true, time.Second, inMemory)
+	c := newTrio(t, trioConfig{})
 	leader := c.leader()
 	want := raft.ServerAddress(leader.self.ServerID())
 	for _, n := range c.nodes {
@@ -261,7 +265,7 @@ func TestTransport_PeersAreKnownByServerID(t *testing.T) {
 // A node that was cut off and comes back asks for pre-votes only, so the term
 // stays and the leader too.
 func TestTransport_PreVoteIsActive(t *testing.T) {
-	c := newTrio(t, true, 300*time.Millisecond, inMemory)
+	c := newTrio(t, trioConfig{timeout: 300 * time.Millisecond})
 	leader := c.leader()
 	term := leader.raft.CurrentTerm()
 	var cut *plainNode
@@ -298,5 +302,96 @@ func TestTransport_PreVoteIsActive(t *testing.T) {
 	})
 	if now := leader.raft.CurrentTerm(); now != term || leader.raft.State() != raft.Leader {
 		t.Errorf("term %d %v, was %d and leader", now, leader.raft.State(), term)
+	}
+}
+
+// Raft's own votes come to rest as pairs, in the way that voteStore expects.
+func TestVoteStore_HoldsWhatRaftWrites(t *testing.T) {
+	var disks [3]*raft.InmemStore
+	c := newTrio(t, trioConfig{stores: func(i int) (raft.LogStore, raft.StableStore) {
+		disks[i] = raft.NewInmemStore()
+		return disks[i], disks[i]
+	}})
+	leader := c.leader()
+	want := vote{leader.raft.CurrentTerm(), string(leader.self.ServerID())}
+	i := slices.Index(c.nodes, leader)
+	if got := readVote(t, newVoteStore(disks[i])); got != want {
+		t.Errorf("the leader voted for %v, want itself in its term: %v", got, want)
+	}
+	for i, disk := range disks {
+		if got := readVote(t, disk); got != (vote{}) {
+			t.Errorf("node %d keeps %v under raft's own keys", i, got)
+		}
+	}
+}
+
+func onDisk(b *testing.B) func(int) (raft.LogStore, raft.StableStore) {
+	return func(int) (raft.LogStore, raft.StableStore) {
+		d := mustOpen(b, b.TempDir())
+		return d.Log, d.Stable
+	}
+}
+
+// BenchmarkTransport commits one entry after the other and measures how much
+// later than the leader its followers apply.
+func BenchmarkTransport(b *testing.B) {
+	for _, c := range []struct {
+		name string
+		cfg  func(*testing.B) trioConfig
+	}{
+		{"nudge/memory", func(*testing.B) trioConfig { return trioConfig{} }},
+		{"nudge/bolt", func(b *testing.B) trioConfig { return trioConfig{stores: onDisk(b)} }},
+		{"raft50ms/bolt", func(b *testing.B) trioConfig {
+			return trioConfig{plain: true, commitTimeout: 50 * time.Millisecond, stores: onDisk(b)}
+		}},
+	} {
+		b.Run(c.name, func(b *testing.B) { benchmarkTrio(b, newTrio(b, c.cfg(b))) })
+	}
+}
+
+func benchmarkTrio(b *testing.B, c *trio) {
+	leader := c.leader()
+	entry := make([]byte, 256)
+	var apply, delay []time.Duration
+	for b.Loop() {
+		start := time.Now()
+		f := leader.raft.Apply(entry, 5*time.Second)
+		if err := f.Error(); err != nil {
+			b.Fatal(err)
+		}
+		apply = append(apply, time.Since(start))
+		for _, n := range c.nodes {
+			n.fsm.wait(b, f.Index(), 30*time.Second)
+			if n != leader {
+				delay = append(delay, n.fsm.at.Sub(leader.fsm.at))
+			}
+		}
+	}
+	report := func(name string, d []time.Duration) {
+		slices.Sort(d)
+		b.ReportMetric(float64(d[len(d)/2].Microseconds()), name+"-p50-µs")
+		b.ReportMetric(float64(d[len(d)*99/100].Microseconds()), name+"-p99-µs")
+	}
+	report("apply", apply)
+	report("follower", delay)
+}
+
+// BenchmarkTransport_ManyCallers shows what nudges cost when there is much to do.
+func BenchmarkTransport_ManyCallers(b *testing.B) {
+	for _, plain := range []bool{false, true} {
+		b.Run(map[bool]string{false: "nudge", true: "raft50ms"}[plain], func(b *testing.B) {
+			c := newTrio(b, trioConfig{plain: plain, commitTimeout: 50 * time.Millisecond, stores: onDisk(b)})
+			leader := c.leader()
+			entry := make([]byte, 256)
+			b.SetParallelism(32)
+			b.RunParallel(func(pb *testing.PB) {
+				for pb.Next() {
+					if err := leader.raft.Apply(entry, 5*time.Second).Error(); err != nil {
+						b.Error(err)
+						return
+					}
+				}
+			})
+		})
 	}
 }
