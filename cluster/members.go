@@ -32,7 +32,7 @@ func (n *Node) configuration() raft.Configuration {
 	return n.raft.GetConfiguration().Configuration()
 }
 
-func (n *Node) configIndex() uint64 { return n.raft.GetConfiguration().Index() }
+func (n *Node) configIndex() uint64 { return n.configs.latest() }
 
 // member finds a server id in the configuration.
 func (n *Node) member(id raft.ServerID) (raft.Server, bool) {

@@ -65,11 +65,18 @@ func TestG15_aNodeJoinsAsNonVoterAndIsPromotedOnceCaughtUp(t *testing.T) {
 	g.ready()
 	do(t, g.follower(), put("room", "key", `"before"`))
 	n4 := g.join("n4")
-	if err := change(t, func(ctx context.Context) error { return g.follower().AddMember(ctx, "n4", n4.addr, false, 0) }); err != nil {
+	seen := g.leader().configIndex()
+	if seen == 0 {
+		t.Fatal("the configuration has no index")
+	}
+	if err := change(t, func(ctx context.Context) error { return g.follower().AddMember(ctx, "n4", n4.addr, false, seen) }); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "four voters", func() bool { return g.voters() == 4 })
 	g.ready()
+	if got := n4.configIndex(); got <= seen {
+		t.Errorf("n4 sees configuration %d after %d", got, seen)
+	}
 	view, err := n4.Read(t.Context())
 	if err != nil {
 		t.Fatal(err)

@@ -43,6 +43,7 @@ type Node struct {
 	raft      *raft.Raft
 	transport *transport
 	channel   Channel
+	configs   *configIndexLog
 	stable    raft.StableStore
 	watchdog  *watchdog
 	observer  *raft.Observer
@@ -90,9 +91,12 @@ func Open(cfg Config) (*Node, error) {
 
 	// Every write to the disk is watched, and votes are kept whole.
 	n.watchdog = newWatchdog(n.cfg.DiskLimit, n.fatal)
-	logs := n.watchdog.logStore(cfg.Log)
+	n.configs = &configIndexLog{LogStore: n.watchdog.logStore(cfg.Log)}
 	n.stable = n.watchdog.stableStore(cfg.Stable)
-	var err error
+	err := n.configs.noteSnapshots(cfg.Snapshots)
+	if err != nil {
+		return nil, fmt.Errorf("list the snapshots: %w", err)
+	}
 	if n.self, err = identity(n.stable, cfg.ID, cfg.Rand); err != nil {
 		return nil, fmt.Errorf("read the node's identity: %w", err)
 	}
@@ -114,7 +118,8 @@ func Open(cfg Config) (*Node, error) {
 	if n.transport, err = newTransport(inner, n.self.ServerID()); err != nil {
 		return nil, fmt.Errorf("wrap the raft transport: %w", err)
 	}
-	n.raft, err = raft.NewRaft(n.raftConfig(), n.machine, logs, newVoteStore(n.stable), cfg.Snapshots, n.transport)
+
+	n.raft, err = raft.NewRaft(n.raftConfig(), n.machine, n.configs, newVoteStore(n.stable), cfg.Snapshots, n.transport)
 	if err != nil {
 		err = errors.Join(fmt.Errorf("start raft: %w", err), n.channel.Close(), n.transport.Close())
 		return nil, err
@@ -325,6 +330,11 @@ func (n *Node) hasLeader() bool {
 // leader's timers, to the node's own batches, to the observers. It runs on raft's
 // FSM goroutine.
 func (n *Node) published(p *fsm.Published) {
+	if p.Restored {
+		if err := n.configs.noteSnapshots(n.cfg.Snapshots); err != nil {
+			n.log.Warn("list the snapshots", "error", err)
+		}
+	}
 	n.transport.Applied(p.Index, p.Term)
 	n.indexes.advance(p.Index)
 	n.revs.advance(p.View.Rev())
