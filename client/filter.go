@@ -27,8 +27,12 @@ func Types(types ...string) Filter { return Filter{Types: types} }
 // A connection carries the events of all its watches once, so each Watch picks
 // its own out of them by the same rules as the servers.
 
-// passes reports whether an event passes any of the filters.
+// passes reports whether an event passes any of the filters. Whoever watches
+// anything hears of the session's start and end: all else depends on it.
 func passes(filters []Filter, e *wire.Event) bool {
+	if e.Type == "session" {
+		return true
+	}
 	for i := range filters {
 		if lets(&filters[i], e) {
 			return true

@@ -85,7 +85,7 @@ func newRoom(c *Client, name string, opts JoinOptions) (*Room, error) {
 	r := &Room{
 		c: c, name: name, client: rand.Text(), opts: opts, log: c.cfg.logger().With("room", name),
 		window: newWindow(1),
-		first:  make(chan struct{}), state: Connecting, pending: map[uint64]*request{},
+		first:  make(chan struct{}), pending: map[uint64]*request{},
 		locks: map[*Lock]bool{}, turns: map[lockName]*turn{},
 	}
 	if opts.Data != nil {
