@@ -24,12 +24,23 @@ const outboxBytes = 32 << 10
 // errStalled says that a socket took nothing for as long as it may.
 var errStalled = errors.New("the socket takes nothing")
 
-// maxBuffer is the largest buffer that is kept for the next user.
+// maxBuffer is the largest buffer that is kept for the next user: the rare big one
+// is let go.
 const maxBuffer = 4 * outboxBytes
 
 // buffers are kept between the rounds of all writers: a socket that is not being
 // written to has none.
 var buffers = sync.Pool{New: func() any { b := make([]byte, 0, 4096); return &b }}
+
+// takeBuffer takes an empty buffer; giveBuffer gives it back as it has grown.
+func takeBuffer() *[]byte { return buffers.Get().(*[]byte) }
+
+func giveBuffer(buf *[]byte, grown []byte) {
+	if cap(grown) <= maxBuffer {
+		*buf = grown[:0]
+		buffers.Put(buf)
+	}
+}
 
 // outbox gathers WebSocket frames of one socket and writes them together: one
 // system call for all that was ready at a time. Writes hold whole frames, so that
@@ -50,7 +61,7 @@ func (o *outbox) frame(_ uint64, payload []byte) error { return o.put(opText, pa
 // together.
 func (o *outbox) put(opcode byte, payload []byte) error {
 	if o.buf == nil {
-		o.buf = buffers.Get().(*[]byte)
+		o.buf = takeBuffer()
 	}
 	b := append(*o.buf, 0x80|opcode)
 	switch n := len(payload); {
@@ -96,10 +107,7 @@ func (o *outbox) flush() error {
 			}
 		}
 	}
-	if cap(*o.buf) <= maxBuffer { // let the rare big one go
-		*o.buf = (*o.buf)[:0]
-		buffers.Put(o.buf)
-	}
+	giveBuffer(o.buf, *o.buf)
 	o.buf = nil
 	return err
 }

@@ -195,14 +195,9 @@ var errTooLarge = errors.New("the message is too large")
 // message reads one message whole. Its memory grows with what has arrived, and
 // the result is the caller's to keep: values are never copied again.
 func (k *socket) message(r io.Reader) ([]byte, error) {
-	buf := buffers.Get().(*[]byte)
-	b := (*buf)[:0]
-	defer func() {
-		if cap(b) <= maxBuffer {
-			*buf = b
-			buffers.Put(buf)
-		}
-	}()
+	buf := takeBuffer()
+	b := *buf
+	defer func() { giveBuffer(buf, b) }()
 	for {
 		if len(b) == cap(b) {
 			k.hear() // a long message is a sign of life too

@@ -178,16 +178,13 @@ func (e *events) serve(st *stream, gone <-chan struct{}) {
 // frame writes one event; it makes events a sink. The bytes go out in pieces, each
 // of which the reader has a while to take.
 func (e *events) frame(rev uint64, payload []byte) error {
-	buf := buffers.Get().(*[]byte)
-	defer buffers.Put(buf)
-	b := (*buf)[:0]
+	buf := takeBuffer()
+	b := *buf
 	if rev != 0 {
 		b = append(strconv.AppendUint(append(b, "id: "...), rev, 10), '\n')
 	}
 	b = append(append(append(b, "data: "...), payload...), '\n', '\n')
-	if cap(b) <= maxBuffer {
-		*buf = b
-	}
+	defer giveBuffer(buf, b)
 	for len(b) > 0 {
 		select {
 		case <-e.stop:

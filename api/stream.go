@@ -188,9 +188,8 @@ func (s *stream) send(f *fsm.Frame) error {
 		return s.whole(f)
 	}
 	passed := 0
-	buf := buffers.Get().(*[]byte)
-	defer buffers.Put(buf)
-	b := append((*buf)[:0], `{"events":[`...)
+	buf := takeBuffer()
+	b := append(*buf, `{"events":[`...)
 	for _, e := range f.Events {
 		if s.filters.passes(e) {
 			if passed++; passed > 1 {
@@ -200,9 +199,7 @@ func (s *stream) send(f *fsm.Frame) error {
 		}
 	}
 	b = append(appendNumber(append(b, ']'), "rev", f.Rev), '}')
-	if cap(b) <= maxBuffer {
-		*buf = b
-	}
+	defer giveBuffer(buf, b)
 	switch passed {
 	case 0:
 		return nil

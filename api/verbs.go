@@ -108,14 +108,10 @@ func (k *socket) sendError(r *request, e *wire.Error) error {
 }
 
 func (k *socket) send(appendTo func([]byte) []byte) error {
-	buf := buffers.Get().(*[]byte)
-	b := appendTo((*buf)[:0])
-	err := k.out.frame(0, b)
-	if cap(b) <= maxBuffer {
-		*buf = b
-	}
-	buffers.Put(buf)
-	return err
+	buf := takeBuffer()
+	b := appendTo(*buf)
+	defer giveBuffer(buf, b)
+	return k.out.frame(0, b)
 }
 
 // command makes a command of this socket's peer. Its identity is the client's
