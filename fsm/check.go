@@ -1,6 +1,9 @@
 package fsm
 
-import "strings"
+import (
+	"strings"
+	"unicode/utf8"
+)
 
 // Bounds on the form of a command, besides the protocol's on names. They hold
 // for what the api lets through as well; a command beyond them is refused with
@@ -27,6 +30,7 @@ func (cmd *Command) Check() *Refusal {
 	f.text("client", cmd.Client)
 	f.text("Idempotency-Key", cmd.Idem)
 	f.text("reason", cmd.Reason)
+	f.text("target", cmd.Target)
 	f.is("hash", len(cmd.Hash) <= MaxNameBytes)
 	f.is("caller", cmd.Caller.Kind <= CallerSystem && (cmd.Caller.Kind == CallerPeer) == (cmd.Caller.Peer != ""))
 	f.open(cmd)
@@ -59,7 +63,11 @@ func (cmd *Command) Check() *Refusal {
 			f.text("waiter", a.Waiter)
 		}
 	case CommandCancel:
-		f.is("cancel", cmd.Cancel != nil)
+		if cancel := cmd.Cancel; f.is("cancel", cancel != nil) {
+			f.text("store", cancel.Store)
+			f.text("key", cancel.Key)
+			f.text("waiter", cancel.Waiter)
+		}
 	default:
 		f.is("kind", false)
 	}
@@ -76,10 +84,11 @@ func (f *form) is(field string, ok bool) bool {
 	return ok && f.no == nil
 }
 
-// text may be empty. It has no NUL: the state joins names by it.
+// text may be empty. It has no NUL, by which the state joins names, and is valid
+// UTF-8, without which no replica could decode the entry.
 func (f *form) text(field, s string) {
 	if s != "" {
-		f.is(field, len(s) <= MaxNameBytes && strings.IndexByte(s, 0) < 0)
+		f.name(field, s, MaxNameBytes)
 	}
 }
 
@@ -90,7 +99,7 @@ func (f *form) optional(field string, s *string) {
 }
 
 func (f *form) name(field, s string, most int) {
-	f.is(field, s != "" && len(s) <= most && strings.IndexByte(s, 0) < 0)
+	f.is(field, s != "" && len(s) <= most && strings.IndexByte(s, 0) < 0 && utf8.ValidString(s))
 }
 
 func (f *form) place(store, key string) {
@@ -157,6 +166,8 @@ func (f *form) txn(t *Txn) {
 	for i := range t.If {
 		if cond := &t.If[i]; cond.Session == "" {
 			f.place(cond.Store, cond.Key)
+		} else {
+			f.text("session", cond.Session)
 		}
 	}
 	for i := range t.Then {
