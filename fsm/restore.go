@@ -19,7 +19,7 @@ const maxRecordBytes = 64 << 20
 // ReadSnapshot reads a state, to the end of the source, and verifies its
 // checksum.
 func ReadSnapshot(source io.Reader) (*State, error) {
-	r := &recordReader{from: bufio.NewReaderSize(source, 64<<10), state: NewState()}
+	r := newRecordReader(source)
 	if err := r.read(); err != nil {
 		return nil, fmt.Errorf("read snapshot: %w", err)
 	}
@@ -32,6 +32,10 @@ type recordReader struct {
 	state *State
 	in    change // the session that contents belong to
 	node  *node  // the node that batches belong to
+}
+
+func newRecordReader(source io.Reader) *recordReader {
+	return &recordReader{from: bufio.NewReaderSize(source, 64<<10), state: NewState()}
 }
 
 var errOrder = errors.New("records out of order, double or of a kind that this version does not know")
