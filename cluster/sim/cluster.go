@@ -1,0 +1,372 @@
+package sim
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"sync"
+	"testing"
+	"time"
+
+	"conclave/cluster"
+)
+
+// Options of a simulated cluster. The zero value is three nodes on a network
+// without delay.
+type Options struct {
+	Seed    uint64
+	Nodes   int           // that found the cluster; 0 means 3
+	Net     Conditions    // of the network
+	Sync    time.Duration // about how long a write to a disk takes
+	Hiccups float64       // probability of a write that takes fifty times as long
+	History *History      // records what the nodes publish, if set
+	// Configure may change a node's configuration at every start of it.
+	Configure func(*cluster.Config)
+	// Fatal is told when a node stops itself; nil fails the test.
+	Fatal func(node string, err error)
+}
+
+// Cluster is a simulated cluster.
+type Cluster struct {
+	t    testing.TB
+	opts Options
+	Net  *Network
+	rng  *rand.Rand // of the disks' seeds; the test's goroutine alone
+
+	closing sync.WaitGroup // nodes that were killed and are being closed
+
+	mu      sync.Mutex
+	servers []*Server
+}
+
+// Server is a machine of the cluster: a disk, an address, and a process that may
+// be down. Its number in the cluster starts at 0, its name at n1.
+type Server struct {
+	Name string
+	Disk *Disk
+	c    *Cluster
+
+	mu   sync.Mutex
+	proc *process      // nil while down
+	skew time.Duration // of the wall clock
+}
+
+// process is one life of a node.
+type process struct {
+	node   *cluster.Node
+	killed chan struct{} // closed when it has died: what it still says is not heard
+}
+
+// NewCluster starts n nodes and waits until all serve. It works in real time,
+// and in a bubble's. The cluster ends with the test.
+func NewCluster(t testing.TB, n int) *Cluster { return Start(t, Options{Seed: 1, Nodes: n}) }
+
+// Start starts a cluster and waits until all nodes serve.
+func Start(t testing.TB, opts Options) *Cluster {
+	t.Helper()
+	if opts.Nodes == 0 {
+		opts.Nodes = 3
+	}
+	rng := rand.New(rand.NewPCG(opts.Seed, 1))
+	c := &Cluster{t: t, opts: opts, rng: rng, Net: NewNetwork(rand.New(rand.NewPCG(opts.Seed, 2)), opts.Net)}
+	t.Cleanup(c.close)
+	for range opts.Nodes {
+		c.add()
+	}
+	for i := range opts.Nodes {
+		c.Restart(i)
+	}
+	c.AwaitReady()
+	return c
+}
+
+// Add starts an empty node that is no member, and returns its number. It is not
+// told of the others: cluster.Node.AddMember takes it in.
+func (c *Cluster) Add() int {
+	c.t.Helper()
+	i := c.add()
+	c.Restart(i)
+	return i
+}
+
+func (c *Cluster) add() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	i := len(c.servers)
+	s := &Server{
+		Name: fmt.Sprint("n", i+1), c: c,
+		Disk: NewDisk(rand.New(rand.NewPCG(c.opts.Seed, c.rng.Uint64())), c.opts.Sync, c.opts.Hiccups),
+	}
+	c.Net.Host(s.Name, s.Name+":7500")
+	c.servers = append(c.servers, s)
+	return i
+}
+
+// Server is the server with a number.
+func (c *Cluster) Server(i int) *Server {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.servers[i]
+}
+
+// Servers are all of them, up or down.
+func (c *Cluster) Servers() []*Server {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return append([]*Server(nil), c.servers...)
+}
+
+// Node is the running node with a number, nil while it is down.
+func (c *Cluster) Node(i int) *cluster.Node { return c.Server(i).Node() }
+
+// Node is the running node, nil while it is down.
+func (s *Server) Node() *cluster.Node {
+	if p := s.process(); p != nil {
+		return p.node
+	}
+	return nil
+}
+
+func (s *Server) process() *process {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.proc
+}
+
+// Restart starts the node from what is on its disk. It must be down.
+func (c *Cluster) Restart(i int) {
+	c.t.Helper()
+	s := c.Server(i)
+	p := &process{killed: make(chan struct{})}
+	node, err := cluster.Open(c.config(s, p))
+	if err != nil {
+		c.t.Fatalf("start %s: %v", s.Name, err)
+	}
+	p.node = node
+	if c.opts.History != nil {
+		c.opts.History.record(s.Name, p)
+	}
+	s.mu.Lock()
+	s.proc = p
+	s.mu.Unlock()
+}
+
+func (c *Cluster) config(s *Server, p *process) cluster.Config {
+	vol := s.Disk.Open()
+	cfg := cluster.Config{
+		ID: s.Name, PeerAddr: c.Net.Addr(s.Name), HTTPAddr: s.Name + ":7400", Version: "sim",
+		Log: vol, Stable: vol, Snapshots: vol.Snapshots(), Network: c.Net.Host(s.Name, ""),
+		DiskLimit: time.Hour, // unless a test is about it, slow disks are only slow
+		Wall: func() time.Time {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return time.Now().Add(s.skew)
+		},
+		Fatal:  func(err error) { c.fatal(s, p, err) },
+		Logger: logger(s.Name),
+	}
+	if i := s.number(); i < c.opts.Nodes {
+		cfg.BootstrapExpect = c.opts.Nodes
+		for j := range c.opts.Nodes {
+			cfg.Join = append(cfg.Join, c.Net.Addr(c.Server(j).Name))
+		}
+	}
+	if c.opts.Configure != nil {
+		c.opts.Configure(&cfg)
+	}
+	return cfg
+}
+
+func (s *Server) number() (i int) {
+	fmt.Sscanf(s.Name, "n%d", &i)
+	return i - 1
+}
+
+// logger shows what nodes log when SIM_LOG is set.
+func logger(name string) *slog.Logger {
+	if os.Getenv("SIM_LOG") == "" {
+		return nil
+	}
+	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})).With("node", name)
+}
+
+// fatal is the end of a process that stops itself.
+func (c *Cluster) fatal(s *Server, p *process, err error) {
+	select {
+	case <-p.killed:
+		return // it was dead already
+	default:
+	}
+	if c.opts.Fatal == nil {
+		c.t.Errorf("%s stopped itself: %v", s.Name, err)
+	} else {
+		c.opts.Fatal(s.Name, err)
+	}
+	s.kill(p)
+}
+
+// Kill ends a node's process as SIGKILL does: nothing it had not synced or sent
+// survives, and nothing it still does has an effect. Killing a dead node does
+// nothing.
+func (c *Cluster) Kill(i int) {
+	s := c.Server(i)
+	if p := s.process(); p != nil {
+		s.kill(p)
+	}
+}
+
+func (s *Server) kill(p *process) {
+	s.mu.Lock()
+	if s.proc != p {
+		s.mu.Unlock()
+		return
+	}
+	s.proc = nil
+	s.mu.Unlock()
+	c := s.c
+	close(p.killed)
+	c.Net.Kill(s.Name)
+	s.Disk.Crash()
+	c.Net.Resume(s.Name)
+	// The goroutines of the dead process end in their own time.
+	c.closing.Go(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		p.node.Close(ctx)
+	})
+}
+
+// Stop ends a node cleanly.
+func (c *Cluster) Stop(i int) {
+	c.t.Helper()
+	s := c.Server(i)
+	p := s.process()
+	if p == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if err := p.node.Close(ctx); err != nil {
+		c.t.Errorf("close %s: %v", s.Name, err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.proc = nil
+	close(p.killed)
+}
+
+// Pause stops a node as far as anybody else can see: its messages, in both
+// directions, and its writes to disk wait until Resume. Its timers still run,
+// which a process that is really stopped would find expired when it wakes.
+func (c *Cluster) Pause(i int) {
+	s := c.Server(i)
+	c.Net.Pause(s.Name)
+	s.Disk.Hang()
+}
+
+// Resume ends a Pause.
+func (c *Cluster) Resume(i int) {
+	s := c.Server(i)
+	s.Disk.Work()
+	c.Net.Resume(s.Name)
+}
+
+// Wipe replaces the disk of a node that is down by an empty one.
+func (c *Cluster) Wipe(i int) { c.Server(i).Disk.Wipe() }
+
+// Skew sets a node's wall clock off by d.
+func (c *Cluster) Skew(i int, d time.Duration) {
+	s := c.Server(i)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.skew = d
+}
+
+// Isolate cuts a node off from all others.
+func (c *Cluster) Isolate(i int) {
+	var others []string
+	for j, s := range c.Servers() {
+		if j != i {
+			others = append(others, s.Name)
+		}
+	}
+	c.Net.Partition([]string{c.Server(i).Name}, others)
+}
+
+// Mend ends every fault: all links, pauses, disks, clocks, and dead nodes.
+func (c *Cluster) Mend() {
+	c.t.Helper()
+	c.Net.Heal()
+	for i, s := range c.Servers() {
+		c.Resume(i)
+		c.Skew(i, 0)
+		if s.process() == nil {
+			c.Restart(i)
+		}
+	}
+}
+
+// Await polls until a condition holds and fails the test if it never does.
+func (c *Cluster) Await(what string, holds func() bool) {
+	c.t.Helper()
+	await(c.t, what, holds)
+}
+
+// AwaitReady waits until every running node serves.
+func (c *Cluster) AwaitReady() {
+	c.t.Helper()
+	for _, s := range c.Servers() {
+		c.Await(s.Name+" to serve", func() bool {
+			node := s.Node()
+			return node == nil || len(node.Ready()) == 0
+		})
+	}
+}
+
+// Leader waits for a node that leads and is known to, and returns its number.
+func (c *Cluster) Leader() (leader int) {
+	c.t.Helper()
+	c.Await("a leader", func() bool {
+		for i, s := range c.Servers() {
+			node := s.Node()
+			if node == nil {
+				continue
+			}
+			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+			status := node.Status(ctx)
+			cancel()
+			if status.Leader == s.Name {
+				leader = i
+				return true
+			}
+		}
+		return false
+	})
+	return leader
+}
+
+// Followers are the numbers of the running nodes that do not lead.
+func (c *Cluster) Followers() (followers []int) {
+	c.t.Helper()
+	leader := c.Leader()
+	for i, s := range c.Servers() {
+		if i != leader && s.process() != nil {
+			followers = append(followers, i)
+		}
+	}
+	return followers
+}
+
+// close ends everything.
+func (c *Cluster) close() {
+	c.Net.Heal()
+	for i, s := range c.Servers() {
+		s.Disk.Work()
+		c.Net.Resume(s.Name)
+		c.Kill(i)
+	}
+	c.closing.Wait()
+	c.Net.Close()
+}

@@ -1,0 +1,95 @@
+package sim
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"conclave/cluster"
+)
+
+// seeds are the fixed ones of the ordinary suite; SEEDS=n runs the first n, and
+// SEED=n that one alone.
+func seeds(t *testing.T, fixed int) (list []uint64) {
+	if s := os.Getenv("SEED"); s != "" {
+		seed, err := strconv.ParseUint(s, 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return []uint64{seed}
+	}
+	if s := os.Getenv("SEEDS"); s != "" {
+		n, err := strconv.Atoi(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fixed = n
+	}
+	for seed := range fixed {
+		list = append(list, uint64(seed+1))
+	}
+	return list
+}
+
+// storm runs a workload under faults in virtual time and judges its history,
+// outside the bubble.
+func storm(t *testing.T, s Storm, opts Options) *History {
+	t.Helper()
+	var h *History
+	began := time.Now()
+	synctest.Test(t, func(t *testing.T) {
+		h = NewHistory()
+		opts.Seed, opts.History = s.Seed, h
+		s.Run(Start(t, opts), h)
+	})
+	ran := time.Since(began)
+	for i, err := range h.Check() {
+		if i == 10 {
+			t.Error("and so on")
+			break
+		}
+		t.Errorf("seed %d: %v", s.Seed, err)
+	}
+	counts := map[Outcome]int{}
+	for _, op := range h.Ops {
+		counts[op.Outcome]++
+	}
+	t.Logf("seed %d: %v in %v, checked in %v: %v, %d reads, %d grants, %d frames", s.Seed, s.Duration, ran.Round(time.Millisecond),
+		(time.Since(began) - ran).Round(time.Millisecond), counts, len(h.Reads), len(h.Grants), frames(h))
+	if counts[Applied] < 100 || len(h.Reads) < 20 {
+		t.Errorf("seed %d: too little happened to say anything", s.Seed)
+	}
+	return h
+}
+
+func frames(h *History) (n int) {
+	for _, s := range h.Segments {
+		n += len(s.Frames)
+	}
+	return n
+}
+
+// TestStorm runs everything at once under every fault: G1 to G11 hold.
+func TestStorm(t *testing.T) {
+	for _, seed := range seeds(t, 4) {
+		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
+			storm(t, Storm{Seed: seed, Duration: 40 * time.Second}, Options{
+				Net: Rough, Sync: time.Millisecond, Hiccups: 0.01,
+				Configure: func(cfg *cluster.Config) { cfg.SnapshotThreshold, cfg.TrailingLogs = 200, 50 },
+			})
+		})
+	}
+}
+
+// TestStorm_Calm runs the same workload without a fault.
+func TestStorm_Calm(t *testing.T) {
+	h := storm(t, Storm{Seed: 1, Duration: 20 * time.Second, Calm: true}, Options{Net: LAN, Sync: time.Millisecond})
+	for _, op := range h.Ops {
+		if op.Outcome == Unknown || op.Outcome == NotApplied {
+			t.Errorf("without a fault: %v", op)
+		}
+	}
+}
