@@ -89,7 +89,7 @@ func dev(ctx context.Context, o *devOptions, stdout io.Writer) (err error) {
 		node.path, node.args, node.out, node.restart = self, o.serveArgs(node, nodes, data), out, o.restart
 		running.Go(func() { node.keep(run, kill) })
 	}
-	watcher := &devWatcher{nodes: nodes, out: out, data: data, kept: o.data != "", restart: o.restart}
+	watcher := &devWatcher{nodes: nodes, out: out, data: data, kept: o.data != "", restart: o.restart, timeout: o.timeout}
 	running.Go(func() { watcher.watch(run) })
 
 	select {

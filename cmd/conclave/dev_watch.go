@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"conclave/client"
@@ -12,25 +14,26 @@ import (
 )
 
 // devWatcher tells the user of dev what happens in the cluster: that it is up,
-// who leads, which node is away and back.
+// who leads, that a node which died is back. One goroutine uses it.
 type devWatcher struct {
 	nodes   []*devNode
 	out     *prefixWriter
 	data    string
 	kept    bool
 	restart time.Duration
+	timeout time.Duration // raft's
 
 	greeted bool
-	leader  string // the last one told; "" for none
-	term    uint64
-	away    map[string]bool
+	leader  string           // the last one told; "" for none
+	term    uint64           // its term
+	pids    map[string]int64 // the processes that were told of, by node
 }
 
 // devPoll is how often the nodes are asked. Only a user reads the answers.
 const devPoll = 200 * time.Millisecond
 
 func (d *devWatcher) watch(ctx context.Context) {
-	d.away = map[string]bool{}
+	d.pids = map[string]int64{}
 	var clients []*client.HTTP
 	for _, n := range d.nodes {
 		h, err := client.NewHTTP(client.HTTPConfig{Config: client.Config{Servers: []string{"http://" + n.http}}, Patience: -1})
@@ -44,12 +47,7 @@ func (d *devWatcher) watch(ctx context.Context) {
 	tick := time.NewTicker(devPoll)
 	defer tick.Stop()
 	for {
-		answers := make([]*wire.Cluster, len(clients))
-		for i, h := range clients {
-			ask, cancel := context.WithTimeout(ctx, time.Second)
-			answers[i], _ = h.Cluster(ask) // who does not answer is away
-			cancel()
-		}
+		answers := d.ask(ctx, clients)
 		if ctx.Err() != nil {
 			return
 		}
@@ -62,42 +60,63 @@ func (d *devWatcher) watch(ctx context.Context) {
 	}
 }
 
+// ask asks all nodes at once. One that has lost its leader answers late.
+func (d *devWatcher) ask(ctx context.Context, clients []*client.HTTP) []*wire.Cluster {
+	ctx, cancel := context.WithTimeout(ctx, d.timeout+time.Second)
+	defer cancel()
+	answers := make([]*wire.Cluster, len(clients))
+	var asked sync.WaitGroup
+	for i, h := range clients {
+		asked.Go(func() { answers[i], _ = h.Cluster(ctx) }) // no answer: dead, or starting
+	}
+	asked.Wait()
+	return answers
+}
+
 // tell compares the answers with what was told last.
 func (d *devWatcher) tell(answers []*wire.Cluster) {
-	up, leader, term := 0, "", uint64(0)
-	for _, a := range answers {
-		if a == nil {
-			continue
-		}
-		up++
-		// Nodes may differ for a moment: the highest term knows best.
-		if a.Leader != nil && a.Term >= term {
-			leader, term = *a.Leader, a.Term
-		}
-	}
+	leader, term := d.leading(answers)
 	if !d.greeted {
-		if up == len(d.nodes) && leader != "" {
+		if leader != "" && !slices.Contains(answers, nil) {
 			d.greeted, d.leader, d.term = true, leader, term
+			for _, n := range d.nodes {
+				d.pids[n.id] = n.pid.Load()
+			}
 			d.greet()
 		}
 		return
 	}
 	for i, n := range d.nodes {
-		if away := answers[i] == nil; away != d.away[n.id] {
-			d.away[n.id] = away
-			if !away {
-				d.out.say("%s is back (pid %d)", n.id, n.pid.Load())
-			}
+		if pid := n.pid.Load(); pid != 0 && pid != d.pids[n.id] && answers[i] != nil && answers[i].Leader != nil {
+			d.pids[n.id] = pid
+			d.out.say("%s is back (pid %d)", n.id, pid)
 		}
 	}
 	switch {
-	case leader == "" && d.leader != "":
-		d.out.say("nobody leads: reads and writes wait, or answer unavailable")
+	case leader == d.leader:
+	case leader == "":
 		d.leader = ""
-	case leader != d.leader && term >= d.term:
+		d.out.say("nobody leads: reads and writes wait, or answer unavailable")
+	case term >= d.term:
 		d.leader, d.term = leader, term
 		d.out.say("%s leads now (term %d)%s", leader, term, d.hint())
 	}
+}
+
+// leading is who leads according to the answers. Nodes may differ for a moment:
+// the highest term knows best. A leader whose process is dead leads nobody.
+func (d *devWatcher) leading(answers []*wire.Cluster) (leader string, term uint64) {
+	for _, a := range answers {
+		if a == nil || a.Leader == nil || a.Term < term {
+			continue
+		}
+		for _, n := range d.nodes {
+			if n.id == *a.Leader && n.pid.Load() != 0 {
+				leader, term = n.id, a.Term
+			}
+		}
+	}
+	return leader, term
 }
 
 // hint is how to kill the leader.

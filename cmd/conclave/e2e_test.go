@@ -17,10 +17,10 @@ import (
 	"conclave/client/wire"
 )
 
-// open opens a room with plenty of time, so that no session ends meanwhile.
+// open starts a session and keeps it: a peer joins that stays to the end.
 func (c *testCluster) open(room string) {
 	c.t.Helper()
-	if _, err := c.http(0).OpenRoom(c.t.Context(), room, client.OpenParams{Idle: time.Hour}); err != nil {
+	if _, err := c.dial().Join(c.t.Context(), room, client.JoinOptions{Name: "keeper"}); err != nil {
 		c.t.Fatal(err)
 	}
 }
@@ -58,6 +58,7 @@ func TestG1_killed_leaders_lose_no_acknowledged_write(t *testing.T) {
 // they are back.
 func TestG1_killing_all_nodes_loses_no_acknowledged_write(t *testing.T) {
 	c := startCluster(t, 3)
+	c.open("load")
 	l := c.startLoad("load", 3)
 	l.more(200)
 	for _, n := range c.nodes {
@@ -83,6 +84,7 @@ func TestG1_killing_all_nodes_loses_no_acknowledged_write(t *testing.T) {
 // one of the others killed afterwards it makes the majority, and nothing is lost.
 func TestG1_a_wiped_node_joins_as_a_new_member(t *testing.T) {
 	c := startCluster(t, 3)
+	c.open("load")
 	l := c.startLoad("load", 2)
 	l.more(50)
 	leader := c.leader()
@@ -118,9 +120,9 @@ func TestG3_two_clients_reach_version_2000_while_the_leader_dies(t *testing.T) {
 	}
 	var clients sync.WaitGroup
 	for i, name := range []string{"a", "b"} {
-		h := c.http(i)
+		r := c.join("race", i)
 		clients.Go(func() {
-			if err := count(t.Context(), h, "race", "counter", name, each); err != nil {
+			if err := count(t.Context(), r, "counter", name, each); err != nil {
 				t.Errorf("client %s: %v", name, err)
 			}
 		})
@@ -155,12 +157,12 @@ func TestG3_two_clients_reach_version_2000_while_the_leader_dies(t *testing.T) {
 // count adds one to its own member of a shared value, times times, by
 // compare-and-set. The value itself tells whether a write whose outcome is
 // unknown was applied.
-func count(ctx context.Context, h *client.HTTP, room, key, own string, times int) error {
+func count(ctx context.Context, r *client.Room, key, own string, times int) error {
 	value, version := map[string]int{}, uint64(0)
 	for value[own] < times {
 		next := map[string]int{"a": value["a"], "b": value["b"]}
 		next[own]++
-		done, err := h.Put(ctx, room, key, next, client.WriteParams{IfVersion: &version})
+		done, err := r.Put(ctx, key, next, client.IfVersion(version))
 		if err == nil {
 			value, version = next, done.Version
 			continue
@@ -168,7 +170,7 @@ func count(ctx context.Context, h *client.HTTP, room, key, own string, times int
 		if !client.IsConflict(err) && !client.MayHaveApplied(err) {
 			return err
 		}
-		e, err := h.Get(ctx, room, key, client.ReadParams{})
+		e, err := r.Get(ctx, key)
 		if client.IsNotFound(err) {
 			continue
 		}
@@ -273,6 +275,7 @@ func readBody(t *testing.T, resp *http.Response) string {
 // An orderly stop hands leadership over and exits with 0, and clients go on.
 func TestServe_stops_in_order(t *testing.T) {
 	c := startCluster(t, 3)
+	c.open("load")
 	l := c.startLoad("load", 2)
 	l.more(20)
 	leader := c.leader()
@@ -308,7 +311,7 @@ func TestG14_a_node_alone_refuses_and_serves_stale_reads(t *testing.T) {
 	}
 	h := left.http1()
 	defer h.Close()
-	for range 3 {
+	for range 2 {
 		_, err := h.Get(ctx, "alone", "x", client.ReadParams{})
 		if !client.HasCode(err, wire.Unavailable) {
 			t.Errorf("a linearizable read without a majority: %v, want unavailable", err)

@@ -7,7 +7,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"conclave/client"
 )
@@ -19,7 +18,8 @@ type writer struct {
 	acked atomic.Int64
 }
 
-// load is several writers at work, each beginning at another node.
+// load is several writers at work, each over a socket of its own that begins at
+// another node.
 type load struct {
 	t       *testing.T
 	room    string
@@ -30,14 +30,15 @@ type load struct {
 }
 
 func (c *testCluster) startLoad(room string, writers int) *load {
+	c.t.Helper()
 	ctx, stop := context.WithCancel(c.t.Context())
 	l := &load{t: c.t, room: room, stop: stop}
 	for i := range writers {
 		w := &writer{key: fmt.Sprintf("writer-%d", i)}
 		l.writers = append(l.writers, w)
-		h := c.http(i % len(c.nodes))
+		r := c.join(room, i%len(c.nodes))
 		l.done.Go(func() {
-			if err := w.run(ctx, h, room); err != nil {
+			if err := w.run(ctx, r); err != nil {
 				l.failed.CompareAndSwap(nil, &err)
 			}
 		})
@@ -46,9 +47,37 @@ func (c *testCluster) startLoad(room string, writers int) *load {
 	return l
 }
 
-func (w *writer) run(ctx context.Context, h *client.HTTP, room string) error {
+// dial makes a client that knows all nodes.
+func (c *testCluster) dial() *client.Client {
+	c.t.Helper()
+	dialled, err := client.Dial(c.t.Context(), client.Config{Servers: c.urls(0)})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.t.Cleanup(func() { dialled.Close() })
+	return dialled
+}
+
+// join joins a room at the i-th node, as a peer that can go on at any other.
+func (c *testCluster) join(room string, i int) *client.Room {
+	c.t.Helper()
+	dialled := c.dial()
+	for {
+		// The SDK begins at any server.
+		r, err := dialled.Join(c.t.Context(), room, client.JoinOptions{})
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		if r.Node() == c.nodes[i].id {
+			return r
+		}
+		r.Close()
+	}
+}
+
+func (w *writer) run(ctx context.Context, r *client.Room) error {
 	for n := int64(1); ; n++ {
-		_, err := h.Put(ctx, room, w.key, n, client.WriteParams{Open: 10 * time.Minute})
+		_, err := r.Put(ctx, w.key, n)
 		if ctx.Err() != nil {
 			return nil // asked to end; this one's outcome does not matter
 		}
@@ -157,6 +186,10 @@ func (w *watcher) take(u *client.Update, err error) {
 		return
 	}
 	for _, e := range u.Events {
+		if e.Type != "put" {
+			w.problems = append(w.problems, fmt.Sprintf("rev %d: asked for puts, got %s", e.Rev, e.Type))
+			continue
+		}
 		if e.Version != w.versions[e.Key]+1 {
 			w.problems = append(w.problems, fmt.Sprintf("%s: version %d came after %d", e.Key, e.Version, w.versions[e.Key]))
 		}

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"fmt"
 	"os"
 	"testing"
 	"time"
@@ -40,11 +42,14 @@ func TestG15_nodes_join_and_leave_under_load(t *testing.T) {
 	l := c.startLoad("load", 2)
 	l.more(20)
 
+	start := time.Now()
 	for _, id := range []string{"n4", "n5"} {
 		node := c.add(id, "--join", first.peer)
 		node.start()
 		node.ready()
+		t.Logf("%v: %s serves", time.Since(start), id)
 		eventually(t, id+" votes", func() bool { return first.member(id).Voter })
+		t.Logf("%v: %s votes", time.Since(start), id)
 		l.more(20)
 	}
 
@@ -56,6 +61,7 @@ func TestG15_nodes_join_and_leave_under_load(t *testing.T) {
 		if _, stderr, code := c.conclave(servers, "cluster", "remove", n.id); code != 0 {
 			t.Fatalf("remove %s: exit code %d: %s", n.id, code, stderr)
 		}
+		t.Logf("%v: %s is removed", time.Since(start), n.id)
 		l.more(20)
 		if code := n.stop(); code != 0 {
 			t.Errorf("%s, removed, exited with %d", n.id, code)
@@ -63,6 +69,7 @@ func TestG15_nodes_join_and_leave_under_load(t *testing.T) {
 		l.more(20)
 	}
 	l.finish()
+	t.Logf("%v: the load has ended with %d writes", time.Since(start), l.acked())
 
 	status := c.leader(stay...).status()
 	if got := len(status.Members); got != 3 {
@@ -111,15 +118,24 @@ func newHTTPFor(t *testing.T, nodes ...*testNode) *client.HTTP {
 // Changes that cannot be meant are refused, and the cluster is as before.
 func TestG15_refuses_changes_that_would_hurt(t *testing.T) {
 	c := startCluster(t, 3)
+	members := c.nodes
 	before := c.leader().status()
 	stranger := c.add("stranger") // runs, and waits to be added
 	stranger.start()
+	eventually(t, "the stranger listens", func() bool {
+		h := stranger.http1()
+		defer h.Close()
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		_, err := h.Info(ctx)
+		return err == nil
+	})
 	nobody := freeAddr(t)
 
 	refused := func(what string, want int, args ...string) {
 		t.Helper()
 		start := time.Now()
-		stdout, stderr, code := c.conclave(c.urls(0)[:3], args...)
+		stdout, stderr, code := c.conclave(c.urls(0)[:len(members)], args...)
 		if code == 0 || want != 0 && code != want {
 			t.Errorf("%s: exit code %d, want it refused (%d); it printed %s%s", what, code, want, stdout, stderr)
 		}
@@ -131,19 +147,19 @@ func TestG15_refuses_changes_that_would_hurt(t *testing.T) {
 	refused("an id that is taken", exitRefused, "cluster", "join", "n1", stranger.peer)
 	refused("a member that is one already, at another's address", exitRefused, "cluster", "join", "n1", c.nodes[1].peer)
 	refused("a member that is not there", exitRefused, "cluster", "remove", "n9")
-	refused("a configuration that nobody saw", exitRefused, "cluster", "demote", "n1", "--if-config", "1")
+	refused("a configuration that nobody saw", exitRefused, "cluster", "demote", "n1", "--if-config", fmt.Sprint(before.ConfigIndex+1))
 	refused("a new leader that is no member", exitRefused, "cluster", "transfer", "n9")
-	if after := c.leader().status(); after.ConfigIndex != before.ConfigIndex {
+	if after := c.leader(members...).status(); after.ConfigIndex != before.ConfigIndex {
 		t.Errorf("the configuration changed from %d to %d: %+v", before.ConfigIndex, after.ConfigIndex, after.Members)
 	}
 
 	// With one of three dead, removing one of the others would leave a majority of
 	// two of which one is dead.
-	leader := c.leader(c.nodes[:3]...)
+	leader := c.leader(members...)
 	dead := c.other(leader)
 	dead.kill()
 	eventually(t, dead.id+" is seen to be dead", func() bool { m := leader.member(dead.id); return m.ID != "" && !m.Healthy })
-	for _, n := range c.nodes[:3] {
+	for _, n := range members {
 		if n != leader && n != dead {
 			refused("a removal that loses the quorum", exitRefused, "cluster", "remove", n.id)
 		}
@@ -164,6 +180,7 @@ func TestCluster_transfer_demote_promote(t *testing.T) {
 	c.open("load")
 	leader := c.leader()
 	to := c.other(leader)
+	eventually(t, to.id+" is seen to be alive", func() bool { return leader.member(to.id).Healthy })
 	run := func(args ...string) {
 		t.Helper()
 		if _, stderr, code := c.conclave(c.urls(0), args...); code != 0 {

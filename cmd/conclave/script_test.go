@@ -33,7 +33,8 @@ func TestScripts(t *testing.T) {
 			"code":         scriptCode,
 			"rev":          scriptRev,
 			"until-exists": scriptUntilExists,
-			"until-fails":  scriptUntilFails,
+			"until-ok":     scriptUntil(true),
+			"until-fails":  scriptUntil(false),
 		},
 	})
 }
@@ -76,12 +77,14 @@ func scriptUntilExists(ts *testscript.TestScript, neg bool, args []string) {
 	scriptWait(ts, func() bool { _, err := os.Stat(ts.MkAbs(args[0])); return err == nil })
 }
 
-// until-fails COMMAND...: repeats a command until it fails.
-func scriptUntilFails(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) == 0 {
-		ts.Fatalf("usage: until-fails command...")
+// until-ok COMMAND... and until-fails COMMAND...: repeat a command until it does.
+func scriptUntil(ok bool) func(*testscript.TestScript, bool, []string) {
+	return func(ts *testscript.TestScript, neg bool, args []string) {
+		if neg || len(args) == 0 {
+			ts.Fatalf("usage: until-ok|until-fails command...")
+		}
+		scriptWait(ts, func() bool { return (ts.Exec(args[0], args[1:]...) == nil) == ok })
 	}
-	scriptWait(ts, func() bool { return ts.Exec(args[0], args[1:]...) != nil })
 }
 
 func scriptWait(ts *testscript.TestScript, condition func() bool) {
