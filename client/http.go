@@ -102,13 +102,14 @@ type call struct {
 	header   http.Header
 	body     []byte
 	repeat   bool          // an unknown outcome may be repeated
+	drawn    bool          // the Idempotency-Key is ours
 	wait     time.Duration // how much longer than usual the server may take
 }
 
 // write makes c a repeatable write: it gets an Idempotency-Key unless the caller
 // brought one.
 func (c *call) write(key string) *call {
-	if key == "" {
+	if c.drawn = key == ""; c.drawn {
 		key = rand.Text()
 	}
 	c.header.Set("Idempotency-Key", key)
@@ -133,6 +134,7 @@ func newCall(method, path string, body any) (*call, error) {
 // out unless that is nil.
 func (h *HTTP) do(ctx context.Context, c *call, out any) error {
 	giveUp := time.Now().Add(h.patience + c.wait)
+	unsure := false // an attempt may have been applied
 	for n := 0; ; n++ {
 		server := h.current.Load()
 		err := h.attempt(ctx, c, h.base(server), out)
@@ -142,6 +144,7 @@ func (h *HTTP) do(ctx context.Context, c *call, out any) error {
 		if ended(ctx, err) {
 			return &InterruptedError{Do: c.name(), MayHaveApplied: c.do != http.MethodGet, Err: ctx.Err()}
 		}
+		unsure = unsure || MayHaveApplied(err)
 		wait, again := c.again(err, n)
 		if !again || h.patience < 0 || time.Now().Add(wait).After(giveUp) {
 			return err
@@ -151,8 +154,12 @@ func (h *HTTP) do(ctx context.Context, c *call, out any) error {
 		}
 		h.log.Debug("trying again", "call", c.name(), "server", h.base(server), "err", err)
 		if sleep(ctx, wait) != nil {
-			maybe := c.do != http.MethodGet && MayHaveApplied(err)
-			return &InterruptedError{Do: c.name(), MayHaveApplied: maybe, Err: ctx.Err(), Last: err}
+			return &InterruptedError{Do: c.name(), MayHaveApplied: unsure && c.do != http.MethodGet, Err: ctx.Err(), Last: err}
+		}
+		if c.drawn && !unsure {
+			// Certainly not applied, so it may be another request: the servers
+			// remember, say, an acquire whose wait a draining node has ended.
+			c.header.Set("Idempotency-Key", rand.Text())
 		}
 	}
 }

@@ -45,8 +45,7 @@ func (h *HTTP) Lock(ctx context.Context, room, key string, p LockParams) (*Lock,
 	if p.TTL == 0 {
 		p.TTL = DefaultTTL
 	}
-	sent := time.Now()
-	g, err := h.Acquire(ctx, room, key, p)
+	g, sent, err := h.queue(ctx, room, key, p)
 	if err != nil {
 		if MayHaveApplied(err) {
 			h.undo(ctx, room, key, p)
@@ -62,6 +61,22 @@ func (h *HTTP) Lock(ctx context.Context, room, key string, p LockParams) (*Lock,
 	}
 	l := &Lock{store: storeName(p.Store), key: key, owner: p.Owner, fence: g.Fence, lease: p.TTL}
 	return l.begin(h.ctx, &h.work, httpKeeper{h, room, p}, sent), nil
+}
+
+// queue acquires a lock, and says when the acquire that was granted was sent. A
+// place in the queue ends with the connection that holds it; then the servers say
+// lock_timeout before the time, and the rest of it is waited at the end of the queue.
+func (h *HTTP) queue(ctx context.Context, room, key string, p LockParams) (g *Grant, sent time.Time, err error) {
+	until := time.Now().Add(p.Wait)
+	for n := 0; ; n++ {
+		sent = time.Now()
+		if g, err = h.Acquire(ctx, room, key, p); !HasCode(err, wire.LockTimeout) || p.IdempotencyKey != "" {
+			return g, sent, err
+		}
+		if p.Wait = time.Until(until); p.Wait < time.Millisecond || sleep(ctx, min(backoff(n), p.Wait)) != nil {
+			return nil, sent, err
+		}
+	}
 }
 
 // Acquire acquires a lock without keeping it: the caller renews and releases it.

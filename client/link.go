@@ -61,7 +61,7 @@ func (r *Room) connect() {
 		r.enter(Status{State: Connecting, Err: err})
 		begun := time.Now()
 		err = r.serve(r.c.bases[server%len(r.c.bases)])
-		if time.Since(begun) > 2*backoffCap {
+		if time.Since(begun) > backoffCap {
 			n = 0 // it was good for a while
 		}
 		if over(err) {

@@ -28,6 +28,7 @@ type request struct {
 	id        uint64
 	frame     []byte // body with the id
 	sent      bool   // handed to a connection at least once
+	unsure    bool   // and an answer to it was lost: it may have been applied
 	abandoned bool   // its caller has gone: not sent again
 	waited    bool   // an acquire that had to queue
 	epoch     int    // of the peer, when it was answered
@@ -91,7 +92,7 @@ func (r *Room) submit(req *request) error {
 	}
 	r.lastID++
 	req.id = r.lastID
-	req.frame, req.sent = req.encode(), false
+	req.frame, req.sent, req.unsure = req.encode(), false, false
 	if req.queued != nil {
 		req.queued(req.id)
 	}
@@ -120,7 +121,7 @@ func (r *Room) await(ctx context.Context, req *request) (json.RawMessage, error)
 		if !errors.As(req.err, &e) {
 			return req.ok, req.err
 		}
-		if e.Retry != wire.RetrySafe && !(req.read && e.Retry == wire.RetryUnknown && e.Code == wire.UnknownOutcome) {
+		if e.Retry != wire.RetrySafe && !(req.read && unknown(e)) {
 			return nil, req.err
 		}
 		if sleep(ctx, max(backoff(n), retryAfter(e))) != nil {
@@ -163,13 +164,21 @@ func (r *Room) answered(f *frame) {
 		}
 	case f.Error == nil:
 		r.finish(req, f.OK, nil)
-	case f.Error.Code == wire.UnknownOutcome && f.Error.Retry == wire.RetryUnknown && !req.read:
-		// As good as unanswered: the same id will tell. Ids grow on a connection,
-		// so it takes a new one to ask again.
+	case !req.read && (unknown(f.Error) || req.unsure && f.Error.Retry == wire.RetrySafe):
+		// As good as unanswered, whether this copy of the request may have been
+		// applied or an earlier one: the same id will tell. Ids grow on a
+		// connection, so it takes a new one to ask again.
+		req.unsure = true
 		r.conn.hangUp()
 	default:
 		r.finish(req, nil, f.Error)
 	}
+}
+
+// unknown reports that asking again, as the same request, will tell. A bug in the
+// server (internal) is not worth asking twice, and what it has forgotten neither.
+func unknown(e *wire.Error) bool {
+	return e.Code == wire.UnknownOutcome && e.Retry == wire.RetryUnknown
 }
 
 // post sends a request whose answer nobody needs, if there is a connection. It
@@ -206,8 +215,9 @@ func (r *Room) resend(peerResumed bool) {
 		case req.acquire && req.sent && !peerResumed:
 			r.finish(req, nil, wire.Errorf(wire.NotHolder, "the lock has ended with the peer that asked for it"))
 		default:
-			r.conn.send(req.frame)
+			req.unsure = req.sent
 			req.sent = true
+			r.conn.send(req.frame)
 		}
 	}
 }

@@ -123,6 +123,32 @@ func TestRoom_treats_an_unknown_outcome_as_unanswered(t *testing.T) {
 	})
 }
 
+// A repeated request that "was not applied" may have been by its first copy, so
+// only its own id can be asked again.
+func TestG9_a_repeat_that_was_not_applied_keeps_its_id(t *testing.T) {
+	inBubble(t, func(t *testing.T, s *scripted, c *Client) {
+		r, k := s.join(c, JoinOptions{})
+		put := async(func() (*Written, error) { return r.Put(t.Context(), "a", 1) })
+		first := k.next("put") // applied, but the answer is lost
+		k.drop()
+		k = s.connection()
+		k.welcome("p1", true)
+		k.refuse(k.next("put"), wire.Errorf(wire.Unavailable, "no leader"))
+		k.closed()
+		k.drop()
+		k = s.connection()
+		k.welcome("p1", true)
+		if m := k.next("put"); m.ID != first.ID {
+			t.Errorf("repeated as %d, want %d: it would be applied twice", m.ID, first.ID)
+		}
+		k.ok(first, `{"version":1,"rev":11}`)
+		if w, err := put.wait(); err != nil || w.Rev != 11 {
+			t.Error(w, err)
+		}
+		k.leave(r)
+	})
+}
+
 func TestRoom_repeats_what_was_not_applied_and_returns_refusals(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *scripted, c *Client) {
 		r, k := s.join(c, JoinOptions{})

@@ -1,0 +1,537 @@
+package client_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"conclave/client"
+	"conclave/client/wire"
+)
+
+func TestRoom_does_its_work_on_a_real_cluster(t *testing.T) {
+	s := startServers(t)
+	ctx := patience(t)
+	a, b := s.join("room", 0), s.join("room", 1)
+
+	first, err := a.Put(ctx, "pinned", "hello", client.IfAbsent())
+	if err != nil || first.Version != 1 {
+		t.Fatal(first, err)
+	}
+	if _, err := b.Put(ctx, "pinned", "mine", client.IfAbsent()); !client.IsConflict(err) {
+		t.Errorf("a second creation: %v", err)
+	}
+	e, err := b.Get(ctx, "pinned")
+	if err != nil || string(e.Value) != `"hello"` || e.Rev != first.Rev || e.By.Peer != a.Peer() {
+		t.Errorf("read %+v, %v", e, err)
+	}
+	if _, err := b.Get(ctx, "absent"); !client.IsNotFound(err) {
+		t.Errorf("an absent key: %v", err)
+	}
+	if e, err = b.Get(ctx, "pinned", client.Stale(), client.MinRev(first.Rev)); err != nil || e.Rev != first.Rev {
+		t.Errorf("a stale read that has waited: %+v, %v", e, err)
+	}
+	if _, err := a.Put(ctx, "pinned", "x", client.IfRev(first.Rev), client.IfValue("hello")); err != nil {
+		t.Errorf("compare-and-set by rev and value: %v", err)
+	}
+	if _, err := a.Put(ctx, "n", 1, client.InStore("notes"), client.TTL(time.Hour), client.Bound()); err != nil {
+		t.Error(err)
+	}
+	page, err := b.List(ctx, client.ListParams{ReadParams: client.ReadParams{Store: "notes"}, Prefix: "n"})
+	if err != nil || len(page.Entries) != 1 || page.Entries[0].BoundTo != a.Peer() || page.Entries[0].ExpiresAt == "" {
+		t.Errorf("listed %+v, %v", page, err)
+	}
+	peers, err := a.Peers(ctx)
+	if err != nil || len(peers) != 2 {
+		t.Errorf("peers %+v, %v", peers, err)
+	}
+
+	result, err := b.Txn(ctx, wire.Txn{
+		If:   []wire.Cond{client.Exists("pinned"), client.Absent("poll"), client.SessionIs(b.Session())},
+		Then: []wire.Op{client.PutOp("poll", 1), client.AcquireOp("stage", 5*time.Second), client.GetOp("pinned"), client.DeleteOp("pinned")},
+	})
+	if err != nil || !result.Applied || len(result.Results) != 4 || result.Results[1].Fence == 0 {
+		t.Fatalf("transaction: %+v, %v", result, err)
+	}
+	if _, err := a.TryLock(ctx, "stage"); !client.IsLocked(err) {
+		t.Errorf("the stage is locked by the transaction: %v", err)
+	}
+	if valid, err := a.Validate(ctx, "stage", result.Results[1].Fence); err != nil || !valid {
+		t.Errorf("validate: %t, %v", valid, err)
+	}
+	locks, err := a.Locks(ctx)
+	if err != nil || len(locks) != 1 || locks[0].Holders[0].Owner != b.Peer() {
+		t.Errorf("locks %+v, %v", locks, err)
+	}
+	if d, err := b.Delete(ctx, "poll"); err != nil || !d.Existed {
+		t.Errorf("delete: %+v, %v", d, err)
+	}
+	if err := a.Leave(ctx); err != nil {
+		t.Errorf("leave: %v", err)
+	}
+	if _, err := b.Get(ctx, "n"); !client.IsNotFound(err) {
+		t.Errorf("the entry bound to the peer that left: %v", err)
+	}
+	eventually(t, "the peer has left", func() bool {
+		peers, err := b.Peers(ctx)
+		return err == nil && len(peers) == 1
+	})
+}
+
+// follow applies a watch to a copy of the state until the copy satisfies done,
+// and checks each change on the way against what the key was before.
+func follow(ctx context.Context, w *client.Watch, key string, last uint64) (resets int, err error) {
+	var version, rev uint64
+	for u, err := range w.All(ctx) {
+		if err != nil {
+			return resets, fmt.Errorf("at version %d: %w", version, err)
+		}
+		if u.Rev < rev {
+			return resets, fmt.Errorf("rev %d came after %d", u.Rev, rev)
+		}
+		rev = u.Rev
+		if u.Snapshot != nil {
+			if u.Reset != "" {
+				resets++
+			}
+			was := version
+			version = 0
+			for _, e := range u.Snapshot.Stores["default"] {
+				if e.Key == key {
+					version = e.Version
+				}
+			}
+			if version < was {
+				return resets, fmt.Errorf("snapshot has version %d after %d", version, was)
+			}
+		}
+		for _, e := range u.Events {
+			if e.Type != "put" || e.Key != key {
+				continue
+			}
+			if e.Version != version+1 {
+				return resets, fmt.Errorf("version %d came after %d", e.Version, version)
+			}
+			version = e.Version
+		}
+		if version == last {
+			return resets, nil
+		}
+	}
+	return resets, ctx.Err()
+}
+
+// Clients on three nodes increment one counter by compare-and-set while their
+// connections break all the time and the leader is taken away. Every increment
+// counts once, and every watcher sees every version once and in order.
+func TestG3_G7_G9_increments_survive_broken_connections(t *testing.T) {
+	s := startServers(t)
+	ctx := patience(t)
+	const writers, each = 3, 60
+
+	var watchers sync.WaitGroup
+	for i := range 3 {
+		r := s.join("room", i, (i+1)%3)
+		w, err := r.Watch(ctx, client.Keys("counter"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		watchers.Go(func() {
+			resets, err := follow(ctx, w, "counter", writers*each)
+			if err != nil {
+				t.Errorf("watcher %d: %v", i, err)
+			}
+			t.Logf("watcher %d: %d resets", i, resets)
+		})
+	}
+	stop := make(chan struct{})
+	var chaos sync.WaitGroup
+	chaos.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(rand.N(300 * time.Millisecond)):
+				s.nodes[rand.IntN(3)].proxy.cut()
+			}
+		}
+	})
+	var work sync.WaitGroup
+	for range writers {
+		r := s.join("room")
+		work.Go(func() {
+			for range each {
+				if _, err := client.Modify(ctx, r, "counter", func(n int) (int, error) { return n + 1, nil }); err != nil {
+					t.Errorf("increment: %v", err)
+					return
+				}
+			}
+		})
+	}
+	leader := s.leader()
+	s.stop(leader)
+	s.leader()
+	s.start(leader)
+	work.Wait()
+	close(stop)
+	chaos.Wait()
+
+	n, _, err := client.GetAs[int](ctx, s.join("room"), "counter")
+	if err != nil || n != writers*each {
+		t.Errorf("the counter is %d, %v; want %d", n, err, writers*each)
+	}
+	watchers.Wait()
+}
+
+// One lock, many holders one after the other, connections that break: fences grow,
+// and never do two believe at the same time that they hold it.
+func TestG4_a_lock_has_one_holder_at_a_time(t *testing.T) {
+	s := startServers(t)
+	ctx := patience(t)
+	const holders, each = 4, 8
+	var mu sync.Mutex
+	holding := map[*client.Lock]bool{}
+	var fence, turns uint64
+	var work sync.WaitGroup
+	for range holders {
+		r := s.join("room")
+		work.Go(func() {
+			for n := 0; n < each; {
+				l, err := r.Lock(ctx, "stage", client.TTL(5*time.Second))
+				if err != nil {
+					t.Errorf("lock: %v", err)
+					return
+				}
+				mu.Lock()
+				holding[l] = true
+				if n := believers(holding); n > 1 {
+					t.Errorf("%d hold the lock", n)
+				}
+				if l.Fence() <= fence {
+					t.Errorf("fence %d was granted after %d", l.Fence(), fence)
+				}
+				fence = l.Fence()
+				mu.Unlock()
+				if _, err := l.Put(ctx, n); err == nil {
+					n++
+					mu.Lock()
+					turns++
+					mu.Unlock()
+				} else if !client.IsStaleFence(err) {
+					t.Errorf("put under the lock: %v", err)
+				}
+				mu.Lock()
+				delete(holding, l)
+				mu.Unlock()
+				if err := l.Unlock(ctx); err != nil && !client.IsStaleFence(err) {
+					t.Errorf("unlock: %v", err)
+				}
+				if rand.IntN(4) == 0 {
+					s.nodes[rand.IntN(3)].proxy.cut()
+				}
+			}
+		})
+	}
+	work.Wait()
+	e, err := s.join("room").Get(ctx, "stage")
+	if err != nil || e.Version != turns || turns != holders*each {
+		t.Errorf("%+v, %v: want version %d, one for each turn under the lock", e, err, turns)
+	}
+}
+
+// believers counts the holders that believe to hold their lock.
+func believers(holding map[*client.Lock]bool) (n int) {
+	for l := range holding {
+		if l.Err() == nil {
+			n++
+		}
+	}
+	return n
+}
+
+// A holder that nobody can reach learns of its loss by itself, the next one gets
+// the lock, and a late write of the first is refused.
+func TestG4_G5_a_holder_cut_off_loses_its_lock(t *testing.T) {
+	s := startServers(t)
+	ctx := patience(t)
+	a, b := s.join("room", 0), s.join("room", 1)
+	l, err := a.Lock(ctx, "stage", client.TTL(time.Second))
+	if err != nil {
+		t.Fatal(err)
+	}
+	waiting := make(chan error, 1)
+	go func() {
+		next, err := b.Lock(ctx, "stage", client.TTL(time.Second))
+		if err == nil && next.Fence() <= l.Fence() {
+			err = fmt.Errorf("fence %d after %d", next.Fence(), l.Fence())
+		}
+		waiting <- err
+	}()
+	target := s.nodes[0].proxy.target
+	s.nodes[0].proxy.to("")
+	<-l.Done()
+	if !errors.Is(l.Err(), client.ErrExpired) {
+		t.Errorf("lost with %v", l.Err())
+	}
+	if err := <-waiting; err != nil {
+		t.Errorf("the next holder: %v", err)
+	}
+	s.nodes[0].proxy.to(target)
+	if _, err := l.Put(ctx, "late"); !client.IsStaleFence(err) {
+		t.Errorf("a late write: %v", err)
+	}
+	if _, err := a.Put(ctx, "stage", "late", client.Fence(l.Fence())); !client.IsStaleFence(err) {
+		t.Errorf("a late write that asks the servers: %v", err)
+	}
+}
+
+func TestHTTP_does_its_work_on_a_real_cluster(t *testing.T) {
+	s := startServers(t)
+	ctx := patience(t)
+	h := s.http()
+
+	info, err := h.Info(ctx)
+	if err != nil || info.V != 1 || info.Node == "" {
+		t.Fatal(info, err)
+	}
+	if _, err := h.Room(ctx, "a/b"); !client.HasCode(err, wire.BadRequest) {
+		t.Errorf("a room of a name that none can have: %v", err)
+	}
+	if _, err := h.Room(ctx, "room"); !client.HasCode(err, wire.NoSession) {
+		t.Errorf("a room without a session: %v", err)
+	}
+	opened, err := h.OpenRoom(ctx, "room", client.OpenParams{Idle: time.Minute, Stores: map[string]map[string]any{"default": {"seed": 1}}})
+	if err != nil || opened.Session == "" {
+		t.Fatal(opened, err)
+	}
+	w, err := h.Put(ctx, "room", "a/b c", "x", client.WriteParams{IfAbsent: true})
+	if err != nil || w.Version != 1 {
+		t.Fatal(w, err)
+	}
+	e, err := h.Get(ctx, "room", "a/b c", client.ReadParams{})
+	if err != nil || string(e.Value) != `"x"` || e.Rev != w.Rev {
+		t.Errorf("read %+v, %v", e, err)
+	}
+	for name, p := range map[string]client.WriteParams{
+		"rev": {IfRev: new(w.Rev - 1)}, "version": {IfVersion: new(uint64(7))}, "absent": {IfAbsent: true}, "rev 0": {IfRev: new(uint64(0))},
+	} {
+		if _, err := h.Put(ctx, "room", "a/b c", 2, p); !client.IsConflict(err) {
+			t.Errorf("a put that expects another %s: %v", name, err)
+		}
+	}
+	if _, err := h.Put(ctx, "room", "a/b c", 2, client.WriteParams{IfExists: true, RequestParams: client.RequestParams{Session: opened.Session}}); err != nil {
+		t.Error(err)
+	}
+	once := client.WriteParams{RequestParams: client.RequestParams{IdempotencyKey: "the-only-one"}}
+	one, err1 := h.Put(ctx, "room", "once", 1, once)
+	two, err2 := h.Put(ctx, "room", "once", 1, once)
+	if err1 != nil || err2 != nil || *one != *two {
+		t.Errorf("twice under one key: %+v, %v; %+v, %v", one, err1, two, err2)
+	}
+	page, err := h.List(ctx, "room", client.ListParams{Limit: 2})
+	if err != nil || len(page.Entries) != 2 || page.Next != "once" {
+		t.Errorf("listed %+v, %v", page, err)
+	}
+	d, err := h.Delete(ctx, "room", "once", client.WriteParams{})
+	if err != nil || !d.Existed {
+		t.Errorf("deleted %+v, %v", d, err)
+	}
+	txn, err := h.Txn(ctx, "room", wire.Txn{Then: []wire.Op{client.PutOp("t", 1)}}, "", client.RequestParams{})
+	if err != nil || !txn.Applied {
+		t.Errorf("transaction %+v, %v", txn, err)
+	}
+	rooms, err := h.Rooms(ctx, "ro", "", 10)
+	if err != nil || len(rooms.Rooms) != 1 || rooms.Rooms[0].Session != opened.Session {
+		t.Errorf("rooms %+v, %v", rooms, err)
+	}
+	stores, err := h.Stores(ctx, "room")
+	if err != nil || len(stores) != 1 || stores[0].Keys != 3 {
+		t.Errorf("stores %+v, %v", stores, err)
+	}
+	s.join("room")
+	peers, err := h.Peers(ctx, "room")
+	if err != nil || len(peers) != 1 {
+		t.Fatalf("peers %+v, %v", peers, err)
+	}
+	if err := h.RemovePeer(ctx, "room", peers[0].Peer); err != nil {
+		t.Error(err)
+	}
+	if _, err := h.Room(ctx, "room"); !client.HasCode(err, wire.NoSession) {
+		t.Errorf("the session that its last peer has left: %v", err)
+	}
+	if opened, err = h.OpenRoom(ctx, "room", client.OpenParams{}); err != nil {
+		t.Fatal(err)
+	}
+	state, err := h.Cluster(ctx)
+	if err != nil || len(state.Members) != 3 || state.Leader == nil {
+		t.Errorf("cluster %+v, %v", state, err)
+	}
+	if err := h.Promote(ctx, "nobody", 0); !client.IsNotFound(err) {
+		t.Errorf("promoting nobody: %v", err)
+	}
+	if err := h.EndRoom(ctx, "room", "s-other"); !client.IsSessionEnded(err) {
+		t.Errorf("ending another session: %v", err)
+	}
+	if err := h.EndRoom(ctx, "room", opened.Session); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestHTTP_locks_keep_themselves(t *testing.T) {
+	s := startServers(t)
+	ctx := patience(t)
+	h := s.http()
+	l, err := h.Lock(ctx, "room", "stage", client.LockParams{TTL: time.Second, Open: time.Minute})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.Lock(ctx, "room", "stage", client.LockParams{TTL: time.Second}); !client.IsLocked(err) {
+		t.Errorf("a second holder: %v", err)
+	}
+	if _, err := h.Lock(ctx, "room", "stage", client.LockParams{TTL: time.Second, Wait: time.Millisecond}); !client.HasCode(err, wire.LockTimeout) {
+		t.Errorf("a wait that ran out: %v", err)
+	}
+	waiting := make(chan *client.Lock, 1)
+	go func() {
+		next, err := h.Lock(ctx, "room", "stage", client.LockParams{TTL: time.Second, Wait: time.Minute})
+		if err != nil {
+			t.Errorf("the next holder: %v", err)
+		}
+		waiting <- next
+	}()
+	eventually(t, "somebody waits", func() bool {
+		state, err := h.LockState(ctx, "room", "", "stage")
+		return err == nil && len(state.Queue) == 1
+	})
+	// The leader goes away; the lease is renewed at another one.
+	leader := s.leader()
+	s.stop(leader)
+	s.leader()
+	for range 5 {
+		if _, err := l.Put(ctx, "mine"); err != nil {
+			t.Fatalf("a write under the lock: %v", err)
+		}
+		select {
+		case <-l.Done():
+			t.Fatalf("lost: %v", l.Err())
+		case <-time.After(400 * time.Millisecond): // longer than the lease, all in all
+		}
+	}
+	if valid, err := h.Validate(ctx, "room", "", "stage", l.Fence()); err != nil || !valid {
+		t.Errorf("valid %t, %v", valid, err)
+	}
+	if err := l.Unlock(ctx); err != nil {
+		t.Errorf("unlock: %v", err)
+	}
+	next := <-waiting
+	if next == nil || next.Fence() <= l.Fence() {
+		t.Fatalf("the next holder's fence is not above %d", l.Fence())
+	}
+	if _, err := h.Put(ctx, "room", "stage", 1, client.WriteParams{Fence: l.Fence(), Owner: l.Owner()}); !client.IsStaleFence(err) {
+		t.Errorf("a write with the old fence: %v", err)
+	}
+	if err := h.Break(ctx, "room", "", "stage"); err != nil {
+		t.Errorf("break: %v", err)
+	}
+	<-next.Done()
+	if !client.HasCode(next.Err(), wire.NotHolder) && !client.IsNotFound(next.Err()) {
+		t.Errorf("the broken lock ended with %v", next.Err())
+	}
+	s.start(leader)
+}
+
+// A stream over HTTP goes on behind its position on another server, without a gap
+// or a double.
+func TestG7_an_event_stream_moves_between_servers(t *testing.T) {
+	s := startServers(t)
+	ctx := patience(t)
+	h := s.http()
+	if _, err := h.Put(ctx, "room", "n", 0, client.WriteParams{Open: time.Minute}); err != nil {
+		t.Fatal(err)
+	}
+	events := h.Events("room", client.EventsParams{Keys: []string{"n"}})
+	defer events.Close()
+	u, err := events.Next(ctx)
+	if err != nil || u.Snapshot == nil || u.Reset != "" || len(u.Snapshot.Stores["default"]) != 1 {
+		t.Fatalf("began with %+v, %v", u, err)
+	}
+	for n := uint64(2); n <= 40; n++ {
+		if _, err := h.Put(ctx, "room", "n", n, client.WriteParams{}); err != nil {
+			t.Fatal(err)
+		}
+		if n%5 == 0 {
+			for _, node := range s.nodes {
+				node.proxy.cut()
+			}
+		}
+		u, err := events.Next(ctx)
+		if err != nil || u.Reset != "" || len(u.Events) != 1 || u.Events[0].Version != n {
+			t.Fatalf("after version %d came %+v, %v", n-1, u, err)
+		}
+	}
+	position := events.Position()
+	events.Close()
+	if _, err := h.Put(ctx, "room", "n", 41, client.WriteParams{}); err != nil {
+		t.Fatal(err)
+	}
+	late := h.Events("room", client.EventsParams{Keys: []string{"n"}, After: position})
+	defer late.Close()
+	if u, err := late.Next(ctx); err != nil || u.Snapshot != nil || len(u.Events) != 1 || u.Events[0].Version != 41 {
+		t.Errorf("resumed with %+v, %v", u, err)
+	}
+}
+
+// Nothing that a client starts outlives its Close.
+func TestClient_Close_leaves_no_goroutine(t *testing.T) {
+	s := startServers(t)
+	ctx := patience(t)
+	c, err := client.Dial(ctx, s.config())
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := s.http()
+	for i := range 3 {
+		r, err := c.Join(ctx, fmt.Sprint("room", i), client.JoinOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := r.Watch(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := r.Lock(ctx, "stage", client.TTL(time.Minute)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := h.Lock(ctx, fmt.Sprint("room", i), "pen", client.LockParams{}); err != nil {
+			t.Fatal(err)
+		}
+		go r.Lock(ctx, "stage") // waits for its turn, until Close
+	}
+	if len(ours()) == 0 {
+		t.Fatal("the client runs no goroutine, so this test looks for the wrong ones")
+	}
+	c.Close()
+	h.Close()
+	eventually(t, "the last goroutine of the client has ended", func() bool { return len(ours()) == 0 })
+	if diff := cmp.Diff([]string(nil), ours()); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// ours are the stacks of the goroutines that run, or were started by, the client.
+func ours() (stacks []string) {
+	buf := make([]byte, 1<<20)
+	for g := range strings.SplitSeq(string(buf[:runtime.Stack(buf, true)]), "\n\n") {
+		if strings.Contains(g, "conclave/client.(*") {
+			stacks = append(stacks, g)
+		}
+	}
+	return stacks
+}
