@@ -7,8 +7,8 @@ import "conclave/lock"
 func (k ControlKind) timer() bool { return k >= ControlLeaseEnd }
 
 // control applies what the leader proposed. A timer is applied only if what it
-// saw still stands and is due; leases alone are the leader's to judge, whose
-// memory has the renewals. One that comes too early is answered with the
+// saw still stands and is due; of leases the state knows the earliest end only,
+// the leader's memory has the renewals. One that comes too early is answered with the
 // deadline that holds now.
 func (c *change) control(ctl *Control) {
 	c.begin(ctl.Room, Caller{Kind: CallerSystem})
@@ -40,6 +40,12 @@ func (c *change) control(ctl *Control) {
 func (c *change) timer(ctl *Control) {
 	switch ctl.Kind {
 	case ControlLeaseEnd:
+		// An acquire of the holder's own may have begun the lease anew since the
+		// leader looked.
+		if d, ok := c.ses.pending(ctl); ok && d.At > c.s.now {
+			c.deadline(d)
+			return
+		}
 		if c.endHolds(ctl.Store, ctl.Key, func(h *lock.Holder) bool {
 			return h.Fence == ctl.Fence && h.TTL > 0
 		}, "expired") {
