@@ -274,8 +274,10 @@ func (h *hub) sayGoodbye(lane Lane, c *fsm.Command) {
 	})
 }
 
-// drain closes every socket and stream, waits until they and their goodbyes are
-// done or ctx ends, then stops the hub. It may be called twice.
+// drain closes every socket and stream and waits until they and their goodbyes
+// are done, then stops the hub. When ctx ends first it cuts them off: then what is
+// still to come is what the store has under way, which has a deadline of its own.
+// It may be called twice.
 func (h *hub) drain(ctx context.Context) error {
 	h.mu.Lock()
 	if !h.draining {
@@ -297,8 +299,9 @@ func (h *hub) drain(ctx context.Context) error {
 			h.shards[i].each(watcher.kill)
 		}
 	}
-	h.unobserve()
 	h.stop()
+	<-h.empty
+	h.unobserve()
 	h.loops.Wait()
 	return err
 }
