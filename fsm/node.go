@@ -90,11 +90,15 @@ func storable(results []Result) []Result {
 	return results
 }
 
-// stored finds the kept results of a batch.
+// stored finds the kept results of a batch: answered from memory, all of them.
 func (n *node) stored(seq uint64) ([]Result, bool) {
 	for _, r := range n.results {
 		if r.Seq == seq {
-			return r.Results, true
+			results := append([]Result(nil), r.Results...)
+			for i := range results {
+				results[i].Repeated = true
+			}
+			return results, true
 		}
 	}
 	return nil, false
