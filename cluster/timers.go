@@ -32,6 +32,7 @@ type timers struct {
 // ending is a lease whose end is proposed; over is closed with its result.
 type ending struct {
 	timer fsm.Control
+	at    int64 // its end in the state then; a later one means that it began anew
 	over  chan struct{}
 }
 
@@ -93,9 +94,13 @@ func (t *timers) published(p *fsm.Published) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for k, e := range t.ending {
-		if _, held := p.View.Pending(e.timer); !held {
-			close(e.over)
-			delete(t.ending, k)
+		d, held := p.View.Pending(e.timer)
+		if held && d.At <= e.at {
+			continue
+		}
+		close(e.over)
+		delete(t.ending, k)
+		if !held {
 			delete(t.renewed, k)
 		}
 	}
@@ -173,7 +178,7 @@ func (t *timers) fire() {
 // end proposes the end of something, unless it is not due.
 func (t *timers) end(d fsm.Deadline, now int64) {
 	t.mu.Lock()
-	k := thingOf(d.Timer)
+	k, at := thingOf(d.Timer), d.At
 	if d.Lease {
 		d.At = max(d.At, t.renewed[k])
 	}
@@ -183,7 +188,7 @@ func (t *timers) end(d fsm.Deadline, now int64) {
 		return
 	}
 	if d.Lease && t.ending[k] == nil {
-		t.ending[k] = &ending{timer: d.Timer, over: make(chan struct{})}
+		t.ending[k] = &ending{timer: d.Timer, at: at, over: make(chan struct{})}
 	}
 	t.mu.Unlock()
 	d.Timer.Term = t.l.term
@@ -193,16 +198,21 @@ func (t *timers) end(d fsm.Deadline, now int64) {
 }
 
 // renew puts a lease off. It returns the time left, or the channel of an end
-// that is proposed already, whose result decides.
-func (t *timers) renew(d fsm.Deadline) (left time.Duration, ending <-chan struct{}) {
+// that is proposed already, whose result decides; held is false when that result
+// has come since the caller looked.
+func (t *timers) renew(d fsm.Deadline) (left time.Duration, ending <-chan struct{}, held bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	k := thingOf(d.Timer)
 	if e := t.ending[k]; e != nil {
-		return 0, e.over
+		return 0, e.over, true
+	}
+	// An end is settled here, under the mutex, after its view was published.
+	if _, held := t.l.n.machine.View().Pending(d.Timer); !held {
+		return 0, nil, false
 	}
 	t.renewed[k] = max(t.renewed[k], t.l.now()+d.TTL)
-	return time.Duration(d.TTL) * time.Millisecond, nil
+	return time.Duration(d.TTL) * time.Millisecond, nil, true
 }
 
 // left is the time left of a lease.
@@ -234,7 +244,10 @@ func (l *leadership) renew(ctx context.Context, ref fsm.LeaseRef) (time.Duration
 		if !ok {
 			return 0, refuseLease(l.n.machine.View(), ref)
 		}
-		left, ending := l.timers.renew(d)
+		left, ending, held := l.timers.renew(d)
+		if !held {
+			continue // the state says what became of it
+		}
 		if ending == nil {
 			confirmed := make(chan error, 1)
 			l.rounds.join(func(_ uint64, err error) { confirmed <- err })
