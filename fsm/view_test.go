@@ -189,7 +189,7 @@ func TestView_Pages(t *testing.T) {
 			t.Errorf("got %q, want %q", test.got, test.want)
 		}
 	}
-	want := []StoreInfo{{"a", 1, 2}, {DefaultStore, 5, 27}, {"zoo", 1, 4}}
+	want := []StoreInfo{{"a", 1, 2}, {DefaultStore, 5, 26}, {"zoo", 1, 4}}
 	if d := cmp.Diff(want, s.Stores()); d != "" {
 		t.Errorf("stores (-want +got):\n%s", d)
 	}
