@@ -20,7 +20,7 @@ import (
 // servers is a real cluster of three nodes in this process. Clients reach each
 // node through a proxy that can cut their connections.
 type servers struct {
-	t     *testing.T
+	t     testing.TB
 	nodes []*server
 	peers []string
 }
@@ -38,7 +38,7 @@ type server struct {
 }
 
 // startServers founds a cluster and waits until all nodes serve.
-func startServers(t *testing.T) *servers {
+func startServers(t testing.TB) *servers {
 	t.Helper()
 	s := &servers{t: t}
 	for i := range 3 {
@@ -70,7 +70,7 @@ func startServers(t *testing.T) *servers {
 	return s
 }
 
-func listen(t *testing.T, addr string) net.Listener {
+func listen(t testing.TB, addr string) net.Listener {
 	t.Helper()
 	listener, err := net.Listen("tcp", addr)
 	if err != nil {
@@ -194,14 +194,14 @@ func (s *servers) http() *client.HTTP {
 }
 
 // patience is a context that outlasts everything that may happen in a test.
-func patience(t *testing.T) context.Context {
+func patience(t testing.TB) context.Context {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	t.Cleanup(cancel)
 	return ctx
 }
 
 // eventually waits for a condition.
-func eventually(t *testing.T, what string, ok func() bool) {
+func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(time.Minute); !ok(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
@@ -221,7 +221,7 @@ type proxy struct {
 	conns  map[net.Conn]bool // guarded by mu
 }
 
-func newProxy(t *testing.T) *proxy {
+func newProxy(t testing.TB) *proxy {
 	p := &proxy{listener: listen(t, "127.0.0.1:0"), conns: map[net.Conn]bool{}}
 	p.work.Go(func() {
 		for {
