@@ -72,6 +72,17 @@ func (w *wait) forget() {
 	w.table.remove(w)
 }
 
+// size is how many waits are announced.
+func (g *grants) size() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	n := 0
+	for _, waits := range g.waits {
+		n += len(waits)
+	}
+	return n
+}
+
 // remove takes a wait out of the table; twice is once. Callers hold mu.
 func (g *grants) remove(w *wait) {
 	waits := slices.DeleteFunc(g.waits[w.at], func(o *wait) bool { return o == w })

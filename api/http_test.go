@@ -235,6 +235,7 @@ func TestServer_metrics(t *testing.T) {
 		`conclave_members{voter="true"} 3`,
 		"conclave_sockets 0",
 		"conclave_watchers 0",
+		"conclave_lock_waits 0",
 		"conclave_disk_write_seconds",
 		"conclave_raft_applied_index",
 		"conclave_raft_commit_index",

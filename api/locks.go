@@ -50,6 +50,9 @@ func (s *Server) acquireLock(c *gin.Context, in *input) error {
 	case c.Request.Context().Err() != nil: // it may have been queued, or granted, for nobody
 		held.Fence, _ = s.cancelWait(cmd, cmd.Session)
 	}
+	if err == nil && c.Request.Context().Err() != nil {
+		err = errGivenUp
+	}
 	if err != nil {
 		if madeUp := !named && cmd.Idem == "" && by.Kind != fsm.CallerPeer; madeUp {
 			s.abandon(held)
@@ -102,7 +105,7 @@ func (s *Server) await(ctx context.Context, w *wait, cmd *fsm.Command, r *fsm.Re
 		}
 		return g.Fence, nil
 	case <-ctx.Done():
-		why = wire.Errorf(wire.UnknownOutcome, "the request was given up")
+		why = errGivenUp
 	case <-s.closing:
 		why = wire.Errorf(wire.Unavailable, "this node is draining; the wait was cancelled")
 	case <-limit.C:
@@ -117,6 +120,9 @@ func (s *Server) await(ctx context.Context, w *wait, cmd *fsm.Command, r *fsm.Re
 	}
 	return fence, why
 }
+
+// errGivenUp is what nobody reads: the request has ended.
+var errGivenUp = wire.Errorf(wire.UnknownOutcome, "the request was given up")
 
 const (
 	// waitGrace is how much longer than its wait_ms a request is held, for the

@@ -29,7 +29,7 @@ type metrics struct {
 	commands prometheus.Counter
 }
 
-func newMetrics(node Store) *metrics {
+func newMetrics(node Store, waits *grants) *metrics {
 	m := &metrics{
 		registry: prometheus.NewRegistry(),
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -52,6 +52,8 @@ func newMetrics(node Store) *metrics {
 	}
 	m.registry.MustRegister(m.requests, m.seconds, m.sockets, m.watchers, m.frames, m.resets, m.batches, m.commands,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "conclave_lock_waits", Help: "Acquires of this node's clients on their way or in line."},
+			func() float64 { return float64(waits.size()) }),
 		statusCollector{node: node})
 	return m
 }

@@ -119,7 +119,7 @@ func New(cfg Config, node Store) *Server {
 	if s.auth == nil {
 		s.auth = NoAuth{}
 	}
-	s.metrics = newMetrics(node)
+	s.metrics = newMetrics(node, s.grants)
 	s.hub = newHub(s)
 	s.remove = append(s.remove, node.Observe(s.grants.observe), node.Observe(s.metrics.observe))
 	s.handler = s.routes()

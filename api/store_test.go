@@ -28,7 +28,8 @@ type testStore struct {
 	published *sync.Cond // with mu: something was
 	index     uint64
 	seq       uint64
-	now       int64 // cluster time, ms
+	now       int64                // cluster time, ms
+	first     func(*fsm.Published) // called before the observers, if a test sets it
 	observers map[int]func(*fsm.Published)
 	added     int
 	outcomes  []fsm.BatchOutcome // of the entry being applied
@@ -138,6 +139,9 @@ func (s *testStore) apply(p *fsm.Proposal) {
 // observe runs while apply holds mu.
 func (s *testStore) observe(p *fsm.Published) {
 	s.outcomes = p.Batches
+	if s.first != nil {
+		s.first(p)
+	}
 	for _, id := range slices.Sorted(maps.Keys(s.observers)) {
 		s.observers[id](p)
 	}
