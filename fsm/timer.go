@@ -79,6 +79,22 @@ func (c *change) timer(ctl *Control) {
 	}
 }
 
+// leaseEnd ends a lease, unless an acquire by its holder, applied while the timer
+// was under way, began it anew.
+func (c *change) leaseEnd(ctl *Control) {
+	ends := func(h *lock.Holder) bool { return h.Fence == ctl.Fence && h.TTL > 0 }
+	if l := c.ses.Lock(ctl.Store, ctl.Key); l != nil {
+		for i := range l.Holders {
+			if h := &l.Holders[i]; ends(h) && h.Expires > c.s.now {
+				c.leaseDeadline(ctl.Store, ctl.Key, h)
+			}
+		}
+	}
+	if c.endHolds(ctl.Store, ctl.Key, func(h *lock.Holder) bool { return ends(h) && h.Expires <= c.s.now }, "expired") {
+		c.used()
+	}
+}
+
 func (c *change) waitEnd(ctl *Control) {
 	l := c.ses.Lock(ctl.Store, ctl.Key)
 	at := l.Position(ctl.Seen)
@@ -92,16 +108,15 @@ func (c *change) waitEnd(ctl *Control) {
 	c.endWaits(ctl.Store, ctl.Key, func(w *lock.Waiter) bool { return w.ID == ctl.Seen }, "timeout")
 }
 
-// peerEnd ends a peer whose grace is over, or whose TTL is (a lease: the leader
-// judges it).
+// peerEnd ends a peer whose grace is over, or whose TTL is.
 func (c *change) peerEnd(ctl *Control) {
 	p := c.ses.Peer(ctl.Peer)
 	switch {
 	case p == nil || p.Gen != ctl.Seen || p.Deadline == 0:
-	case p.TTL > 0:
-		c.leave(p, "expired")
 	case p.Deadline > c.s.now:
 		c.deadline(peerDeadline(p))
+	case p.TTL > 0:
+		c.leave(p, "expired")
 	default:
 		c.leave(p, "grace")
 	}
