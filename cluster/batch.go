@@ -88,6 +88,10 @@ func (b *batcher) wake() {
 func (l *Lane) Submit(c *fsm.Command, done func(*fsm.Result, error)) {
 	b := l.b
 	p := &pending{command: c, size: commandSize(c), deadline: time.Now().Add(b.n.deadline), done: done}
+	if no := unfit(c, p.size); no != nil {
+		done(&fsm.Result{Rev: b.n.machine.View().Rev(), Refusal: no}, nil)
+		return
+	}
 	b.mu.Lock()
 	if b.closed || b.queued+p.size > maxQueuedBytes {
 		reason := "the node is overloaded"
@@ -108,24 +112,15 @@ func (l *Lane) Submit(c *fsm.Command, done func(*fsm.Result, error)) {
 	b.wake()
 }
 
-// commandSize is about what a command takes in a log entry.
-func commandSize(c *fsm.Command) int {
-	size := 160 + len(c.Room) + len(c.Client)
-	if c.Txn != nil {
-		for _, ops := range [2][]fsm.Operation{c.Txn.Then, c.Txn.Else} {
-			for i := range ops {
-				size += 48 + len(ops[i].Key) + len(ops[i].Value)
-			}
+// unfit refuses here what must never reach a log, since no replica could read it.
+func unfit(c *fsm.Command, size int) *fsm.Refusal {
+	if size > fsm.MaxCommandBytes {
+		return &fsm.Refusal{
+			Code: fsm.CodeLimitExceeded, Message: "the command is too large",
+			Details: fsm.Details{Limit: "command_bytes", Max: fsm.MaxCommandBytes, Actual: int64(size)},
 		}
-		size += 64 * len(c.Txn.If)
 	}
-	if c.Join != nil {
-		size += len(c.Join.Data) + len(c.Join.Name)
-	}
-	if c.SetPeer != nil {
-		size += len(c.SetPeer.Data)
-	}
-	return size
+	return c.Check()
 }
 
 // run sends what is to be sent and ends what took too long.

@@ -14,6 +14,10 @@ import (
 // peers are detached. A new leader gives each node that time anew.
 const goneAfter = 3
 
+// gonePeers is how many peers of a room one entry detaches at most: far below
+// what an entry holds, whatever the length of their ids.
+const gonePeers = 200
+
 // nodeSeen is what a member's heartbeats told the leader.
 type nodeSeen struct {
 	at       time.Time
@@ -171,6 +175,13 @@ func (s *sweeper) look() {
 	}, func(c fsm.Control) {
 		found++
 		c.Term = s.l.term
+		peers := c.Peers
+		for len(peers) > gonePeers {
+			c.Peers = peers[:gonePeers]
+			s.l.control(c)
+			peers = peers[gonePeers:]
+		}
+		c.Peers = peers
 		s.l.control(c)
 	})
 	if found > 0 {

@@ -105,7 +105,7 @@ func (l *leadership) now() int64 { return l.base + time.Since(l.start).Milliseco
 // enqueue takes a batch for the next entry. reply is called once, from another
 // goroutine: true when raft got it, false when it certainly will not in this term.
 func (l *leadership) enqueue(b *fsm.Batch, reply func(proposed bool)) {
-	size := 64
+	size := headBytes
 	for i := range b.Commands {
 		size += commandSize(&b.Commands[i])
 	}
@@ -178,7 +178,7 @@ func (l *leadership) collect() (*fsm.Proposal, []proposal) {
 		c := l.controls[0]
 		l.controls = l.controls[1:]
 		entry.Controls = append(entry.Controls, c)
-		size += 128 + 48*len(c.Peers)
+		size += controlSize(&c)
 	}
 	taken := 0
 	for taken < len(l.queue) && (size == 0 || size+l.queue[taken].size <= fsm.MaxProposalBytes) {
@@ -204,8 +204,11 @@ func (l *leadership) apply(entry *fsm.Proposal, taken []proposal, release func()
 			p.reply(proposed)
 		}
 	}
+	l.mu.Lock()
+	l.stamped = time.Now()
+	l.mu.Unlock()
 	data, err := fsm.EncodeProposal(entry)
-	if err != nil { // every part was decoded with the replicas' limits: a bug
+	if err != nil { // every part was checked before: a bug
 		answer(false)
 		l.n.fatal(err)
 		return false

@@ -245,8 +245,19 @@ func (n *Node) Close(ctx context.Context) error {
 	}
 	n.cancel()
 	n.raft.DeregisterObserver(n.observer)
+	// Whoever waits for raft is answered while raft runs: at the latest when this
+	// node steps down. A raft that is shut down forgets what it has queued.
+	ended := make(chan struct{})
+	go func() {
+		n.running.Wait()
+		close(ended)
+	}()
+	select {
+	case <-ended:
+	case <-ctx.Done():
+		n.log.Warn("the node closes while raft does not answer")
+	}
 	err := n.raft.Shutdown().Error()
-	n.running.Wait()
 	return errors.Join(err, n.transport.Close(), n.channel.Close())
 }
 

@@ -112,8 +112,7 @@ func (t *timers) run() {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
-		wait, stamp := t.next()
-		timer.Reset(wait)
+		timer.Reset(t.next())
 		select {
 		case <-t.l.ctx.Done():
 			t.mu.Lock()
@@ -125,26 +124,22 @@ func (t *timers) run() {
 			return
 		case <-t.kick:
 		case <-timer.C:
-			if stamp {
-				t.l.stamp()
-			}
-			t.fire()
+			t.l.stamp()
 		}
+		t.fire()
 	}
 }
 
-// next is how long there is nothing to do, and whether the time is logged then.
-func (t *timers) next() (wait time.Duration, stamp bool) {
+// next is how long there is nothing to do. While something is pending the time
+// is logged now and then.
+func (t *timers) next() time.Duration {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if len(t.heap) == 0 {
-		return time.Hour, false
+		return time.Hour
 	}
-	wait = max(0, time.Duration(t.heap[0].at-t.l.now())*time.Millisecond)
-	if wait > stampEvery {
-		return stampEvery, true
-	}
-	return max(wait, time.Millisecond), false
+	wait := time.Duration(t.heap[0].at-t.l.now()) * time.Millisecond
+	return min(max(wait, time.Millisecond), stampEvery)
 }
 
 // fire looks at everything whose moment has come. What the state no longer has
@@ -223,12 +218,21 @@ func (t *timers) left(d fsm.Deadline) time.Duration {
 	return time.Duration(max(0, until-t.l.now())) * time.Millisecond
 }
 
-// stamp logs the time, if nothing was proposed lately.
+// stamp logs the time, if nothing was proposed lately and something is pending.
 func (l *leadership) stamp() {
+	if !l.timers.pending() {
+		return
+	}
 	l.mu.Lock()
 	l.stampDue = time.Since(l.stamped) >= stampEvery
 	l.mu.Unlock()
 	l.wake()
+}
+
+func (t *timers) pending() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.heap) > 0
 }
 
 // renew records a renewal, then confirms by a round that this leader still leads,
