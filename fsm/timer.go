@@ -8,8 +8,8 @@ func (k ControlKind) timer() bool { return k >= ControlLeaseEnd }
 
 // control applies what the leader proposed. A timer is applied only if what it
 // saw still stands and is due; of leases the state knows the earliest end only,
-// the leader's memory has the renewals. One that comes too early is answered with the
-// deadline that holds now.
+// the leader's memory has the renewals. One that comes too early is answered
+// with the deadline that holds now.
 func (c *change) control(ctl *Control) {
 	c.begin(ctl.Room, Caller{Kind: CallerSystem})
 	switch ctl.Kind {
@@ -40,17 +40,7 @@ func (c *change) control(ctl *Control) {
 func (c *change) timer(ctl *Control) {
 	switch ctl.Kind {
 	case ControlLeaseEnd:
-		// An acquire of the holder's own may have begun the lease anew since the
-		// leader looked.
-		if d, ok := c.ses.pending(ctl); ok && d.At > c.s.now {
-			c.deadline(d)
-			return
-		}
-		if c.endHolds(ctl.Store, ctl.Key, func(h *lock.Holder) bool {
-			return h.Fence == ctl.Fence && h.TTL > 0
-		}, "expired") {
-			c.used()
-		}
+		c.leaseEnd(ctl)
 	case ControlWaitEnd:
 		c.waitEnd(ctl)
 	case ControlEntryEnd:

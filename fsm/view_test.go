@@ -79,29 +79,6 @@ func TestState_LeaseExtended(t *testing.T) {
 	}
 }
 
-// TestG5_AnExtendedLeaseOutlivesItsTimer: the end of a lease was on its way when
-// the holder's acquire began it anew. The holder was told so, and it is true.
-func TestG5_AnExtendedLeaseOutlivesItsTimer(t *testing.T) {
-	w := newWorld(t)
-	w.joined("r")
-	http := Caller{User: "u", Owner: "o"}
-	fence := w.must(acquireCommand("r", http, 5000, 0)).Fence
-	w.now += 5000
-	end := Control{Kind: ControlLeaseEnd, Term: w.term, Room: "r", Store: DefaultStore, Key: "k", Fence: fence}
-	w.must(acquireCommand("r", http, 5000, 0))
-	out := w.propose(&Proposal{Controls: []Control{end}})
-	if len(out.Frames) != 0 || len(out.Deadlines) != 1 || out.Deadlines[0].At != w.now+5000 {
-		t.Fatalf("the timer brought %+v", out)
-	}
-	if !w.s.Publish().Session("r").Lock(DefaultStore, "k").Guards(http.LockOwner(), fence) {
-		t.Error("the lease is over")
-	}
-	w.now += 5000
-	if out = w.propose(&Proposal{Controls: []Control{end}}); len(out.Frames) != 1 {
-		t.Error("the lease never ends")
-	}
-}
-
 // TestState_WaitByKey: a wait over HTTP is found again by its idempotency key, on
 // another node too, and remembered with its end.
 func TestState_WaitByKey(t *testing.T) {
