@@ -176,7 +176,7 @@ func (k *socket) enter(r *request, h *hello) (*fsm.Result, error) {
 	return k.perform(c)
 }
 
-// perform hands a command to the lane and waits for its result.
+// perform hands a join or an attach to the lane and waits for its result.
 func (k *socket) perform(c *fsm.Command) (res *fsm.Result, err error) {
 	done := make(chan struct{})
 	k.hand(c, func(r *fsm.Result, e error) {
@@ -184,6 +184,9 @@ func (k *socket) perform(c *fsm.Command) (res *fsm.Result, err error) {
 		close(done)
 	})
 	<-done // within the store's deadline
+	if err != nil && wireError(err).Code == wire.UnknownOutcome {
+		k.hub.haunt(c, settleTime)
+	}
 	return res, err
 }
 
@@ -194,10 +197,12 @@ func (k *socket) begin(r *request, h *hello, entered *fsm.Result) {
 	st := k.server.stream(k.room, &k.out)
 	if entered != nil {
 		k.session = entered.Session
-		k.caller.Kind, k.caller.Peer, k.caller.Gen = fsm.CallerPeer, entered.Peer, entered.Gen
 		st.pinned, st.session = true, entered.Session
 	}
 	k.mu.Lock()
+	if entered != nil {
+		k.caller.Kind, k.caller.Peer, k.caller.Gen = fsm.CallerPeer, entered.Peer, entered.Gen
+	}
 	k.joined = true
 	k.mu.Unlock()
 	k.push(item{answer: true, weight: r.weight, send: func() error {

@@ -45,6 +45,10 @@ func positive(n, otherwise time.Duration) time.Duration {
 // room's watchers and the comings and goings elsewhere do not wait for each other.
 const hubShards = 16
 
+// maxNews is how many changes a shard notes room by room. If more pile up before
+// its goroutine gets to run, it wakes everybody.
+const maxNews = 4096
+
 // retryGoodbye is how long after a failure a goodbye is said again.
 const retryGoodbye = 500 * time.Millisecond
 
@@ -63,6 +67,7 @@ type hub struct {
 	shards    [hubShards]shard
 	loops     sync.WaitGroup // of the shards
 	unobserve func()         // ends the observation of the store
+	large     chan struct{}  // has an item for each large message under way
 
 	// ctx is what sockets wait with in the store; it ends with the hub.
 	ctx  context.Context
@@ -106,7 +111,7 @@ type shard struct {
 func newHub(s *Server) *hub {
 	h := &hub{
 		node: s.node, gauge: s.metrics.sockets, pace: s.cfg.Pace.withDefaults(), max: s.cfg.MaxSockets,
-		seed: maphash.MakeSeed(), empty: make(chan struct{}),
+		seed: maphash.MakeSeed(), empty: make(chan struct{}), large: make(chan struct{}, largeMessages),
 	}
 	h.ctx, h.stop = context.WithCancel(context.Background())
 	for i := range h.shards {
@@ -138,7 +143,7 @@ func (h *hub) observe(p *fsm.Published) {
 
 func (s *shard) tell(room string, all bool) {
 	s.newsMu.Lock()
-	if all {
+	if all || len(s.news) == maxNews {
 		s.all = true
 	} else {
 		s.news = append(s.news, room)
@@ -254,12 +259,16 @@ func (h *hub) left() {
 // goodbye submits the detach or leave of a peer whose socket is gone, again and
 // again until the log has taken it. Repeating is harmless: it names the attach
 // generation that ends. Should the node end first, the cluster detaches its peers.
-// The caller is still a member of the hub.
 func (h *hub) goodbye(lane Lane, c *fsm.Command) {
 	h.mu.Lock()
-	h.members++
+	gone := h.draining && h.members == 0
+	if !gone {
+		h.members++
+	}
 	h.mu.Unlock()
-	h.sayGoodbye(lane, c)
+	if !gone {
+		h.sayGoodbye(lane, c)
+	}
 }
 
 func (h *hub) sayGoodbye(lane Lane, c *fsm.Command) {

@@ -56,9 +56,9 @@ type socket struct {
 
 	heard atomic.Int64 // Unix ms of the last sign of life
 
-	// Of the reader: set by hello, before the writer learns of it.
+	// Of the reader: set by hello, before anybody else learns of it.
 	greeted  bool
-	caller   fsm.Caller
+	caller   fsm.Caller // its peer is set with mu, together with joined
 	session  string
 	client   string
 	hello    uint64 // its id
@@ -126,7 +126,7 @@ func (s *Server) serveSocket(c *gin.Context) {
 	full, draining := s.hub.add(k)
 	switch {
 	case draining || full:
-		go refuseSocket(ws, full)
+		refuseSocket(ws, full)
 		return
 	case !allowed:
 		k.end(wire.CloseForbidden, "this origin is not allowed")
@@ -190,17 +190,35 @@ func (k *socket) serve() {
 	}
 }
 
+// The bounds of large messages: from which size on they are large, how many may
+// be under way on a node, and how long one may take.
+const (
+	largeBytes    = 64 << 10
+	largeMessages = 64
+	largeTime     = 30 * time.Second
+)
+
 var errTooLarge = errors.New("the message is too large")
 
 // message reads one message whole. Its memory grows with what has arrived, and
-// the result is the caller's to keep: values are never copied again.
+// the result is the caller's to keep: values are never copied again. Of large
+// messages only a few of a node are read at a time, each for a limited time.
 func (k *socket) message(r io.Reader) ([]byte, error) {
 	buf := takeBuffer()
 	b := *buf
 	defer func() { giveBuffer(buf, b) }()
+	large := false
 	for {
 		if len(b) == cap(b) {
 			k.hear() // a long message is a sign of life too
+			if !large && len(b) >= largeBytes {
+				large = true
+				k.hub.large <- struct{}{}
+				defer func() { <-k.hub.large }()
+				if err := k.ws.SetReadDeadline(time.Now().Add(largeTime)); err != nil {
+					return nil, err
+				}
+			}
 			b = append(b, 0)[:len(b)]
 		}
 		n, err := r.Read(b[len(b):cap(b)])
@@ -208,6 +226,8 @@ func (k *socket) message(r io.Reader) ([]byte, error) {
 		switch {
 		case len(b) > maxBodyBytes:
 			return nil, errTooLarge
+		case err == io.EOF && large && !k.isEnding():
+			return bytes.Clone(b), k.ws.SetReadDeadline(time.Time{})
 		case err == io.EOF:
 			return bytes.Clone(b), nil
 		case err != nil:

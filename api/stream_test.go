@@ -499,8 +499,12 @@ func TestG12_FloodWithoutReadingIsBounded(t *testing.T) {
 func (h *hub) find(peer string) (found *socket) {
 	for i := range h.shards {
 		h.shards[i].each(func(w watcher) {
-			if k, ok := w.(*socket); ok && k.caller.Peer == peer {
-				found = k
+			if k, ok := w.(*socket); ok {
+				k.mu.Lock()
+				defer k.mu.Unlock()
+				if k.caller.Peer == peer {
+					found = k
+				}
 			}
 		})
 	}

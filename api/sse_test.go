@@ -1,0 +1,184 @@
+package api
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"conclave/client/wire"
+	"conclave/fsm"
+)
+
+// eventReader reads one stream of Server-Sent Events.
+type eventReader struct {
+	t     testing.TB
+	resp  *http.Response
+	lines *bufio.Reader
+}
+
+// sseEvent is one event: a frame, and its id, 0 without one.
+type sseEvent struct {
+	wsFrame
+	id uint64
+}
+
+func (s *socketServer) events(room, query, lastID string) *eventReader {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	s.t.Cleanup(cancel)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.http.URL+"/v1/rooms/"+room+"/events"+query, nil)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if lastID != "" {
+		req.Header.Set("Last-Event-ID", lastID)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() { resp.Body.Close() })
+	return &eventReader{s.t, resp, bufio.NewReaderSize(resp.Body, 1<<20)}
+}
+
+func (r *eventReader) next() (e sseEvent) {
+	r.t.Helper()
+	for {
+		line, err := r.lines.ReadString('\n')
+		if err != nil {
+			r.t.Fatalf("read the stream: %v", err)
+		}
+		name, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), ": ")
+		switch name {
+		case "id":
+			if e.id, err = strconv.ParseUint(value, 10, 64); err != nil {
+				r.t.Fatal(err)
+			}
+		case "data":
+			e.raw = value
+			if err := json.Unmarshal([]byte(value), &e.wsFrame); err != nil {
+				r.t.Fatalf("%s: %v", value, err)
+			}
+		case "":
+			return e
+		default:
+			r.t.Fatalf("unexpected line %q", line)
+		}
+	}
+}
+
+// want is next for a frame that carries an id, the revision it brings.
+func (r *eventReader) want(what string, ok func(sseEvent) bool) sseEvent {
+	r.t.Helper()
+	e := r.next()
+	if !ok(e) {
+		r.t.Fatalf("got %.200s with id %d, want %s", e.raw, e.id, what)
+	}
+	return e
+}
+
+func isSnapshot(e sseEvent) bool { return e.Snapshot != nil && !e.More && e.id == e.Rev && e.For == 0 }
+func isEvents(e sseEvent) bool   { return e.Events != nil && e.id == e.Rev }
+
+func isReset(why string) func(sseEvent) bool {
+	return func(e sseEvent) bool { return e.Reset == why && e.id == 0 }
+}
+
+func TestG7_EventsResumeByLastEventID(t *testing.T) {
+	s := newSocketServer(t, Config{})
+	s.put("sse", "a", "1")
+	r := s.events("sse", "?key=a&key=b/*", "")
+	if got := r.resp.Header.Get("Content-Type"); got != "text/event-stream" {
+		t.Errorf("content type %q", got)
+	}
+	if snap := r.want("a snapshot", isSnapshot); len(snap.Snapshot.Stores[defaultStore]) != 1 {
+		t.Errorf("snapshot %s", snap.raw)
+	}
+	s.put("sse", "c", "0") // filtered out
+	s.put("sse", "b/1", "2")
+	first := r.want("events", isEvents)
+	if first.Events[0].Key != "b/1" {
+		t.Errorf("got %s", first.raw)
+	}
+	r.resp.Body.Close()
+	s.put("sse", "b/1", "3")
+	s.put("sse", "a", "4")
+	r = s.events("sse", "?key=a&key=b/*", fmt.Sprint(first.id))
+	for _, want := range []string{"b/1", "a"} {
+		if e := r.want("events", isEvents); e.Events[0].Key != want {
+			t.Errorf("got %s, want the event on %s", e.raw, want)
+		}
+	}
+}
+
+func TestG7_EventsThatCannotResumeSayWhy(t *testing.T) {
+	s := newSocketServer(t, Config{})
+	rev := s.put("sse", "a", "1").Rev
+	for i := range 1_100 {
+		s.put("sse", "a", fmt.Sprint(i))
+	}
+	r := s.events("sse", "", fmt.Sprint(rev))
+	r.want("a reset", isReset("compacted"))
+	r.want("a snapshot", isSnapshot)
+	last := s.store.View().Rev()
+	if _, err := s.store.Do(context.Background(), &fsm.Command{Kind: fsm.CommandEnd, Room: "sse"}); err != nil {
+		t.Fatal(err)
+	}
+	s.put("sse", "b", "1")
+	r = s.events("sse", "", fmt.Sprint(last))
+	r.want("a reset", isReset("session"))
+	if snap := r.want("a snapshot", isSnapshot); snap.Snapshot.Session != s.session("sse").ID {
+		t.Errorf("snapshot %s", snap.raw)
+	}
+}
+
+func TestEvents_FormAndEnds(t *testing.T) {
+	s := newSocketServer(t, Config{Pace: Pace{Ping: 100 * time.Millisecond, Leaderless: time.Hour}, MaxSockets: 2})
+	for _, query := range []string{"?type=weather", "?key=a*b", "?store=a/b", "?colour=red"} {
+		if r := s.events("form", query, ""); r.resp.StatusCode != http.StatusBadRequest {
+			t.Errorf("%s: status %d", query, r.resp.StatusCode)
+		}
+	}
+	if r := s.events("form", "", "yesterday"); r.resp.StatusCode != http.StatusBadRequest {
+		t.Errorf("status %d", r.resp.StatusCode)
+	}
+	s.put("form", "k", "1")
+	r := s.events("form", "?type=put&type=delete", "")
+	r.want("a snapshot", isSnapshot)
+	for range 3 {
+		r.want("a bookmark", func(e sseEvent) bool { return e.raw == fmt.Sprintf(`{"rev":%d}`, e.id) })
+	}
+	other := s.join("form", "")
+	if r := s.events("form", "", ""); r.resp.StatusCode != http.StatusServiceUnavailable {
+		t.Errorf("one too many: status %d", r.resp.StatusCode)
+	}
+	closed := make(chan error, 1)
+	go func() { closed <- s.Close(context.Background()) }()
+	s.wantClose(other, wire.CloseDraining)
+	if _, err := io.Copy(io.Discard, r.lines); err != nil {
+		t.Errorf("the stream did not end well: %v", err)
+	}
+	if err := <-closed; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestG12_StuckEventStreamIsCut(t *testing.T) {
+	s := newSocketServer(t, Config{Pace: Pace{Stall: 200 * time.Millisecond}})
+	s.put("stuck", "k", "0")
+	s.events("stuck", "", "").want("a snapshot", isSnapshot)
+	value := `"` + strings.Repeat("v", 60<<10) + `"`
+	waitFor(t, "the cut", func() bool {
+		s.put("stuck", "k", value)
+		s.hub.mu.Lock()
+		defer s.hub.mu.Unlock()
+		return s.hub.watchers == 0
+	})
+}
