@@ -145,10 +145,11 @@ func TestG15_aRemovalThatWouldLoseQuorumIsRefused(t *testing.T) {
 	leader, dead := g.leader(), g.follower().ID()
 	gone := g.nodes[dead].self.ServerID()
 	g.stop(dead)
+	stopped := time.Now()
 	other := g.follower().ID()
-	eventually(t, dead+" is missed", func() bool {
+	eventually(t, dead+" is missed, and what it sent last has arrived", func() bool {
 		l := leader.leads()
-		return l != nil && !l.heardOf(gone) && l.heardOf(g.nodes[other].self.ServerID())
+		return l != nil && !l.heardOf(gone) && l.heardOf(g.nodes[other].self.ServerID()) && time.Since(stopped) > 10*leader.timeout
 	})
 	refused := change(t, func(ctx context.Context) error { return leader.RemoveMember(ctx, other, false, 0) })
 	if code(refused) != fsm.CodeConflict {

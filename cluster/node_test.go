@@ -68,7 +68,7 @@ func (g *group) listen(addr string) net.Listener {
 func (g *group) config(id string) Config {
 	store := raft.NewInmemStore()
 	return Config{
-		ID: id, Log: store, Stable: store, Snapshots: raft.NewInmemSnapshotStore(), Timeout: 200 * time.Millisecond, Version: "test",
+		ID: id, Log: store, Stable: store, Snapshots: raft.NewInmemSnapshotStore(), Timeout: 300 * time.Millisecond, Version: "test",
 		Fatal: func(err error) { g.t.Errorf("%s stops: %v", id, err) },
 	}
 }
