@@ -1,0 +1,130 @@
+package api
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// sample is one frame of a recorded conversation.
+type sample struct {
+	From  string          `json:"from"` // client, server
+	Frame json.RawMessage `json:"frame"`
+}
+
+// What differs from run to run stands in a sample as this.
+var changing = []struct {
+	member *regexp.Regexp
+	sample string
+}{
+	{regexp.MustCompile(`"resume_key":"[^"]*"`), `"resume_key":"k0123456789abcdefghijklmnop"`},
+	{regexp.MustCompile(`"now":"[^"]*"`), `"now":"2026-07-01T12:00:00.000Z"`},
+}
+
+// conversation records what a client and the server say to each other.
+type conversation struct {
+	c       *wsClient
+	samples []sample
+}
+
+func (v *conversation) add(from, text string) {
+	for _, ch := range changing {
+		text = ch.member.ReplaceAllString(text, ch.sample)
+	}
+	v.samples = append(v.samples, sample{from, json.RawMessage(text)})
+}
+
+// say sends a request and records it with all frames up to its answer.
+func (v *conversation) say(text string) {
+	v.c.t.Helper()
+	v.add("client", text)
+	v.c.write(text)
+	var sent struct{ ID uint64 }
+	v.c.decode([]byte(text), &sent)
+	for {
+		f := v.c.read()
+		v.add("server", f.raw)
+		if f.ID == sent.ID {
+			return
+		}
+	}
+}
+
+// hear records one more frame.
+func (v *conversation) hear() { v.add("server", v.c.read().raw) }
+
+// The frames of the wire, as samples for everybody who reads or writes them. The
+// file is only ever added to: what it has is the contract.
+func TestSocket_SpeaksTheSamples(t *testing.T) {
+	s := newSocketServer(t, Config{})
+	v := &conversation{c: s.dial("studio")}
+	v.say(`{"id":1,"do":"hello","v":1,"agent":"test/1","client":"h1","name":"Ada","ref":"u7","data":{"hand":false},"watch":[{}]}`)
+	v.hear() // its snapshot
+	v.say(`{"id":2,"do":"put","key":"spotlight","value":{"peer":"p1","n":1.50},"if":{"absent":true}}`)
+	v.say(`{"id":3,"do":"get","key":"spotlight"}`)
+	v.say(`{"id":4,"do":"get","key":"nothing"}`)
+	v.say(`{"id":5,"do":"put","key":"spotlight","value":1,"if":{"version":7}}`)
+	v.say(`{"id":6,"do":"put","key":"bound","value":true,"bind":true}`)
+	v.say(`{"id":7,"do":"acquire","key":"pen","ttl_ms":5000}`)
+	v.say(`{"id":8,"do":"put","key":"pen","value":1}`)
+	v.say(`{"id":9,"do":"txn","if":[{"key":"pen","absent":true}],"then":[{"do":"put","key":"poll","value":[]},{"do":"get","key":"poll"},{"do":"delete","key":"none"}]}`)
+	v.say(`{"id":10,"do":"locks"}`)
+	v.say(`{"id":11,"do":"peers"}`)
+	v.say(`{"id":12,"do":"list","prefix":"po"}`)
+	v.say(`{"id":13,"do":"watch","watch":[{"store":"notes","keys":["a/*"]}]}`)
+	v.hear() // its snapshot
+	v.say(`{"id":14,"do":"unwatch","watch":13}`)
+	v.say(`{"id":15,"do":"delete","key":"poll"}`)
+	v.say(`{"id":16,"do":"validate","key":"pen","fence":1}`)
+	v.say(`{"id":17,"do":"ping"}`)
+	v.say(`{"id":18,"do":"append","key":"poll","values":[1]}`)
+	v.say(`{"id":19,"do":"set_self","name":"Ada L."}`)
+	b := s.dial("studio")
+	b.write(`{"id":1,"do":"hello","v":1,"client":"h2"}`)
+	v.hear() // joined
+	b.write(`{"id":2,"do":"acquire","key":"pen","wait_ms":60000}`)
+	notice := &conversation{c: b}
+	notice.hear()
+	notice.hear()
+	v.say(`{"id":20,"do":"release","key":"pen","fence":` + fmt.Sprint(s.session("studio").Lock(defaultStore, "pen").Holders[0].Fence) + `}`)
+	notice.hear()
+	v.say(`{"id":21,"do":"leave"}`)
+	compareSamples(t, "ws_conversation.json", v.samples)
+	compareSamples(t, "ws_waiting.json", notice.samples)
+}
+
+// compareSamples compares with a file of samples. A file that is not there is
+// written, and the test fails once.
+func compareSamples(t *testing.T, name string, samples []sample) {
+	t.Helper()
+	var got bytes.Buffer
+	got.WriteString("[\n")
+	for i, s := range samples {
+		if i > 0 {
+			got.WriteString(",\n")
+		}
+		fmt.Fprintf(&got, `{"from":%q,"frame":%s}`, s.From, s.Frame)
+	}
+	got.WriteString("\n]\n")
+	path := filepath.Join("testdata", "wire", name)
+	want, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		if err = os.MkdirAll(filepath.Dir(path), 0o755); err == nil {
+			err = os.WriteFile(path, got.Bytes(), 0o644)
+		}
+		t.Fatalf("%s was not there and is written now (%v): look at it", path, err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(string(want), got.String()); d != "" {
+		t.Error(d)
+	}
+}
