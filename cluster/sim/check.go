@@ -93,7 +93,8 @@ func (h *History) checkOrder(*Log) (errs []error) {
 			continue
 		}
 		answers = append(answers, answer{op.Return, op.Result.Rev})
-		if op.Outcome == Applied && op.Result.Changed {
+		// What a wait ended with has the revision of whatever ended it.
+		if op.Outcome == Applied && op.Result.Changed && op.Result.Waiter == 0 {
 			if other := changes[op.Result.Rev]; other != nil {
 				errs = append(errs, fmt.Errorf("two changes at rev %d: %v and %v", op.Result.Rev, other, op))
 			}

@@ -9,14 +9,18 @@ import (
 
 // Watches follows a room as a watcher's connection does: a snapshot, then every
 // frame; on another node from where it was when its node dies or is left, and
-// with a new snapshot only when a ring no longer holds what is missing, or its
-// session is over. Until stop; then it records what it was given.
+// with a new snapshot when a ring no longer holds what is missing, when its
+// session is over, and now and then because it wants one. Until stop; then it
+// records what it was given.
 func (k *Client) Watches(room string, stop <-chan struct{}) {
 	w := &Watch{Name: k.Name, Room: room}
 	defer k.h.addWatch(w)
 	var at position
 	for !stopped(stop) {
 		_, p := k.any()
+		if k.rng.IntN(3) == 0 {
+			at.session = "" // forgets where it was: a snapshot, amid the changes
+		}
 		k.follow(w, p, &at, stop)
 	}
 }
@@ -44,7 +48,7 @@ func (k *Client) follow(w *Watch, p *process, at *position, stop <-chan struct{}
 		}
 	})
 	defer remove()
-	leave := time.After(time.Duration(k.rng.Int64N(int64(20 * time.Second))))
+	leave := time.After(time.Duration(k.rng.Int64N(int64(6 * time.Second))))
 	ring := p.node.Ring(w.Room)
 	for {
 		if ring == nil || ring.Session() != at.session {
@@ -57,7 +61,7 @@ func (k *Client) follow(w *Watch, p *process, at *position, stop <-chan struct{}
 		if ring != nil {
 			frames, more, ok := ring.After(at.rev, p.node.View().Rev(), 64<<10)
 			if !ok {
-				*at = position{}
+				at.session = ""
 				continue
 			}
 			for _, f := range frames {

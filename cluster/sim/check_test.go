@@ -1,0 +1,437 @@
+package sim
+
+import (
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"conclave/fsm"
+)
+
+// calm is the history of a small healthy run.
+func calm(t *testing.T) *History {
+	t.Helper()
+	var h *History
+	synctest.Test(t, func(t *testing.T) {
+		h = NewHistory()
+		Storm{Seed: 5, Duration: 10 * time.Second, Calm: true}.Run(Start(t, Options{Seed: 5, History: h, Net: LAN, Sync: time.Millisecond}), h)
+	})
+	return h
+}
+
+// TestCheck_Fails shows of every checker that it can fail: a healthy history is
+// spoilt in one place, and the fault is found.
+func TestCheck_Fails(t *testing.T) {
+	healthy := calm(t)
+	if errs := healthy.Check(); len(errs) > 0 {
+		t.Fatal(errs)
+	}
+	for _, test := range []struct {
+		name, want string
+		spoil      func(t *testing.T, h *History)
+	}{
+		{"a node missed a write", "all nodes together", func(t *testing.T, h *History) {
+			rev := somePut(t, h).Result.Rev
+			for _, s := range h.Segments {
+				for i, f := range s.Frames {
+					if f.Rev == rev {
+						s.Frames = append(s.Frames[:i:i], s.Frames[i+1:]...)
+						return
+					}
+				}
+			}
+			t.Fatal("no such frame")
+		}},
+		{"an acknowledged write is lost everywhere", "and lost", func(t *testing.T, h *History) { dropFrame(h, somePut(t, h).Result.Rev) }},
+		{"an acknowledged write has another value", "where the log has", func(t *testing.T, h *History) {
+			op := somePut(t, h)
+			txn := *op.Command.Txn
+			txn.Then = []fsm.Operation{txn.Then[0]}
+			txn.Then[0].Value = []byte(`"other"`)
+			op.Command.Txn = &txn
+		}},
+		{"a refused write was applied", "was applied at", func(t *testing.T, h *History) {
+			op := somePut(t, h)
+			op.Outcome, op.Result = Refused, &fsm.Result{Rev: op.Result.Rev, Refusal: &fsm.Refusal{Code: fsm.CodeLocked}}
+		}},
+		{"a write that was never handed over was applied", "was applied at", func(t *testing.T, h *History) { somePut(t, h).Outcome = NotApplied }},
+		{"a request was applied twice", "was written at revs", func(t *testing.T, h *History) {
+			first, second := twoPuts(t, h)
+			for _, s := range h.Segments {
+				for i, f := range s.Frames {
+					if f.Rev == second.Result.Rev {
+						s.Frames[i].Frame = withValue(f.Frame, first.put().Value)
+					}
+				}
+			}
+		}},
+		{"nodes disagree", "disagree", func(t *testing.T, h *History) {
+			s, i := segmentWithPut(t, h)
+			s.Frames[i].Frame = withValue(s.Frames[i].Frame, []byte(`"mine"`))
+		}},
+		{"a node publishes what nobody else has", "all nodes together", func(t *testing.T, h *History) {
+			s, i := segmentWithPut(t, h)
+			s.Frames = append(s.Frames[:len(s.Frames):len(s.Frames)], s.Frames[i])
+		}},
+		{"a stretch that nobody published", "nobody published", func(t *testing.T, h *History) {
+			for _, s := range h.Segments {
+				if s.Room == hall {
+					s.From = max(s.From, 1000) + uint64(len(s.Node))
+				}
+			}
+			h.Segments = append(h.Segments, &Segment{Node: "n0", Room: hall, Session: h.sessionOf(hall), From: 0, To: 500})
+		}},
+		{"a stale read", "stale read", func(t *testing.T, h *History) { h.Reads[len(h.Reads)-1].Rev = 1 }},
+		{"an answer older than one before", "had been told", func(t *testing.T, h *History) {
+			for _, op := range h.Ops {
+				if op.Outcome == Refused && op.Call > 5*time.Second {
+					op.Result.Rev = 1
+					return
+				}
+			}
+			t.Fatal("nothing was refused")
+		}},
+		{"two changes share a revision", "two changes at rev", func(t *testing.T, h *History) {
+			first, second := twoPuts(t, h)
+			second.Result.Rev = first.Result.Rev
+		}},
+		{"a read shows what never was", "read hall/", func(t *testing.T, h *History) {
+			for key := range h.Reads[0].Entries {
+				h.Reads[0].Entries[key] = &fsm.Entry{Rev: 1, Version: 9}
+			}
+		}},
+		{"a read is not linearizable", "not linearizable", func(t *testing.T, h *History) {
+			for _, r := range h.Reads {
+				for key, e := range r.Entries {
+					if e != nil && key == "a" {
+						other := *e
+						other.Version += 3
+						r.Entries[key] = &other
+						return
+					}
+				}
+			}
+			t.Fatal("nobody read a")
+		}},
+		{"a compare-and-set ignored its condition", "was applied on", func(t *testing.T, h *History) { *someCAS(t, h, Applied).put().If.Version += 7 }},
+		{"a compare-and-set was refused wrongly", "was refused with", func(t *testing.T, h *History) {
+			op := someCAS(t, h, Refused)
+			*op.put().If.Version = op.Result.Refusal.Details.Version
+		}},
+		{"a lane was reordered", ", after lane", func(t *testing.T, h *History) {
+			first, second := lanePair(t, h)
+			first.Place, second.Place = second.Place, first.Place
+		}},
+		{"a write reached the next session", "was applied in", func(t *testing.T, h *History) {
+			for _, op := range h.Ops {
+				if op.put() != nil && op.Command.Session != "" && op.Outcome == Applied && op.Result.Changed {
+					op.Command.Session = "another"
+					return
+				}
+			}
+			t.Fatal("no write named a session")
+		}},
+		{"two sessions of a room at once", "the one before ended", func(t *testing.T, h *History) {
+			for _, s := range h.Segments {
+				for i, f := range s.Frames {
+					if last := f.Events[len(f.Events)-1]; last.State == "ended" {
+						frame := fsm.Frame{Rev: f.Rev, Events: f.Events[:len(f.Events)-1]}
+						s.Frames[i].Frame = &frame
+					}
+				}
+			}
+		}},
+		{"a watcher missed a frame", "has 2 frames there", func(t *testing.T, h *History) {
+			w, i := watchWithFrames(t, h)
+			w.Items = append(w.Items[:i+1:i+1], w.Items[i+2:]...)
+		}},
+		{"a watcher got a frame twice", "after rev", func(t *testing.T, h *History) {
+			w, i := watchWithFrames(t, h)
+			w.Items = append(w.Items[:i+1:i+1], w.Items[i:]...)
+		}},
+		{"a watcher got another frame", "differs", func(t *testing.T, h *History) {
+			w, i := watchWithFrames(t, h)
+			w.Items[i].Frame = &fsm.Frame{Rev: w.Items[i].Rev}
+		}},
+		{"a snapshot lacks an entry", "the snapshot of rev", func(t *testing.T, h *History) {
+			for _, w := range h.Watches {
+				for i := range w.Items {
+					for key := range w.Items[i].Entries {
+						delete(w.Items[i].Entries, key)
+						return
+					}
+				}
+			}
+			t.Fatal("no snapshot had entries")
+		}},
+		{"a snapshot goes back", "a snapshot of rev 1 after", func(t *testing.T, h *History) {
+			w, i := watchWithFrames(t, h)
+			w.Items = append(w.Items[:i+1:i+1], WatchItem{Rev: 1})
+		}},
+		{"a lock has two holders", "while", func(t *testing.T, h *History) {
+			dropFrame(h, lockEvent(t, h, "released").Rev)
+		}},
+		{"a fence shrinks", "after fence", func(t *testing.T, h *History) {
+			e := lockEvent(t, h, "acquired")
+			replaceEvent(h, e, func(c *fsm.Event) { c.Fence += 1 << 30 })
+		}},
+		{"what was not held ended", "which was not held", func(t *testing.T, h *History) {
+			dropFrame(h, lockEvent(t, h, "acquired").Rev)
+		}},
+		{"somebody else wrote under the lock", "holds with fence", func(t *testing.T, h *History) {
+			e := fencedPut(t, h)
+			replaceEvent(h, e, func(c *fsm.Event) { c.By.User = "thief" })
+		}},
+		{"a lease ended early", "before the end of its lease", func(t *testing.T, h *History) {
+			e := lockEvent(t, h, "expired")
+			h.Renewals = append(h.Renewals, Renewal{Room: hall, Key: stage, Fence: e.Fence, Sent: time.Minute, TTL: time.Second})
+		}},
+		{"somebody jumped the queue", "after who queued", func(t *testing.T, h *History) {
+			h.Grants[1<<40] = fsm.Grant{Room: hall, Key: stage, Waiter: 1 << 40, Fence: 2}
+		}},
+		{"replicas differ", "differ", func(t *testing.T, h *History) {
+			for _, nodes := range h.Hashes {
+				if len(nodes) > 1 {
+					nodes["n1"] = [32]byte{1}
+					return
+				}
+			}
+			t.Fatal("no two nodes hashed at the same index")
+		}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			h := healthy.clone()
+			test.spoil(t, h)
+			errs := h.Check()
+			for _, err := range errs {
+				if strings.Contains(err.Error(), test.want) {
+					return
+				}
+			}
+			t.Errorf("nobody complained of %q: %v", test.want, errs)
+		})
+	}
+}
+
+// clone copies a history as deep as the tests spoil it.
+func (h *History) clone() *History {
+	c := &History{start: h.start, Renewals: slices.Clone(h.Renewals), Grants: maps.Clone(h.Grants), Hashes: map[uint64]map[string][32]byte{}}
+	for _, op := range h.Ops {
+		o, cmd := *op, *op.Command
+		o.Command = &cmd
+		if op.Result != nil {
+			result := *op.Result
+			o.Result = &result
+		}
+		if cmd.Txn != nil {
+			txn := *cmd.Txn
+			txn.Then = slices.Clone(txn.Then)
+			for i, then := range txn.Then {
+				if then.If != nil && then.If.Version != nil {
+					version := *then.If.Version
+					txn.Then[i].If = &fsm.If{Version: &version}
+				}
+			}
+			cmd.Txn = &txn
+		}
+		c.Ops = append(c.Ops, &o)
+	}
+	for _, read := range h.Reads {
+		r := *read
+		r.Entries = maps.Clone(r.Entries)
+		c.Reads = append(c.Reads, &r)
+	}
+	for _, segment := range h.Segments {
+		s := *segment
+		s.Frames = slices.Clone(s.Frames)
+		c.Segments = append(c.Segments, &s)
+	}
+	for _, watch := range h.Watches {
+		w := *watch
+		w.Items = slices.Clone(w.Items)
+		for i := range w.Items {
+			w.Items[i].Entries = maps.Clone(w.Items[i].Entries)
+		}
+		c.Watches = append(c.Watches, &w)
+	}
+	for index, nodes := range h.Hashes {
+		c.Hashes[index] = maps.Clone(nodes)
+	}
+	return c
+}
+
+func (h *History) sessionOf(room string) string {
+	for _, s := range h.Segments {
+		if s.Room == room {
+			return s.Session
+		}
+	}
+	return ""
+}
+
+// puts are the acknowledged puts of the register clients.
+func puts(h *History) (list []*Op) {
+	for _, op := range h.Ops {
+		if op.put() != nil && op.Outcome == Applied && op.Lane == "" && op.Command.Room == hall && strings.HasPrefix(op.Client, "register") {
+			list = append(list, op)
+		}
+	}
+	return list
+}
+
+func somePut(t *testing.T, h *History) *Op {
+	t.Helper()
+	op, _ := twoPuts(t, h)
+	return op
+}
+
+func twoPuts(t *testing.T, h *History) (first, second *Op) {
+	t.Helper()
+	list := puts(h)
+	if len(list) < 10 {
+		t.Fatal("too few puts")
+	}
+	return list[4], list[6]
+}
+
+func someCAS(t *testing.T, h *History, outcome Outcome) *Op {
+	t.Helper()
+	for _, op := range h.Ops {
+		if put := op.put(); put != nil && put.If != nil && op.Outcome == outcome {
+			return op
+		}
+	}
+	t.Fatal("no such compare-and-set")
+	return nil
+}
+
+func lanePair(t *testing.T, h *History) (first, second *Op) {
+	t.Helper()
+	for _, op := range h.Ops {
+		if op.Lane == "" || op.Outcome != Applied {
+			continue
+		}
+		if first != nil && first.Lane == op.Lane {
+			return first, op
+		}
+		first = op
+	}
+	t.Fatal("no lane has two puts")
+	return nil, nil
+}
+
+func segmentWithPut(t *testing.T, h *History) (*Segment, int) {
+	t.Helper()
+	for _, s := range h.Segments {
+		for i, f := range s.Frames {
+			if f.Events[0].Type == fsm.EventPut {
+				return s, i
+			}
+		}
+	}
+	t.Fatal("no put")
+	return nil, 0
+}
+
+func watchWithFrames(t *testing.T, h *History) (*Watch, int) {
+	t.Helper()
+	for _, w := range h.Watches {
+		for i := 1; i+2 < len(w.Items); i++ {
+			if w.Room == hall && w.Items[i-1].Frame != nil && w.Items[i].Frame != nil && w.Items[i+1].Frame != nil && w.Items[i+2].Frame != nil {
+				return w, i
+			}
+		}
+	}
+	t.Fatal("no watcher had frames")
+	return nil, 0
+}
+
+// lockEvent is an event of the lock that some other follows.
+func lockEvent(t *testing.T, h *History, state string) *fsm.Event {
+	t.Helper()
+	for _, s := range h.Segments {
+		for _, f := range s.Frames {
+			for _, e := range f.Events {
+				if e.Type == fsm.EventLock && e.State == state {
+					return e
+				}
+			}
+		}
+	}
+	t.Fatalf("nothing was %s", state)
+	return nil
+}
+
+func fencedPut(t *testing.T, h *History) *fsm.Event {
+	t.Helper()
+	for _, s := range h.Segments {
+		for _, f := range s.Frames {
+			for _, e := range f.Events {
+				if e.Type == fsm.EventPut && e.Key == stage && strings.HasPrefix(e.By.User, "locker") {
+					return e
+				}
+			}
+		}
+	}
+	t.Fatal("nothing was written under the lock")
+	return nil
+}
+
+// dropFrame has nobody have published a revision.
+func dropFrame(h *History, rev uint64) {
+	for _, s := range h.Segments {
+		for i, f := range s.Frames {
+			if f.Rev == rev {
+				s.Frames = append(s.Frames[:i:i], s.Frames[i+1:]...)
+				break
+			}
+		}
+	}
+}
+
+// replaceEvent has every node have published another event instead.
+func replaceEvent(h *History, old *fsm.Event, change func(*fsm.Event)) {
+	for _, s := range h.Segments {
+		for i, f := range s.Frames {
+			if f.Rev != old.Rev {
+				continue
+			}
+			frame := &fsm.Frame{Rev: f.Rev}
+			for _, e := range f.Events {
+				e := copyEvent(e)
+				if e.Type == old.Type && e.Key == old.Key && e.State == old.State && e.Fence == old.Fence {
+					change(e)
+				}
+				frame.Events = append(frame.Events, e)
+			}
+			s.Frames[i].Frame = frame
+		}
+	}
+}
+
+// withValue is a frame whose puts have another value.
+func withValue(f *fsm.Frame, value []byte) *fsm.Frame {
+	frame := &fsm.Frame{Rev: f.Rev}
+	for _, e := range f.Events {
+		e := copyEvent(e)
+		if e.Entry != nil {
+			entry := *e.Entry
+			entry.Value = value
+			e.Entry = &entry
+		}
+		frame.Events = append(frame.Events, e)
+	}
+	return frame
+}
+
+// copyEvent copies what an event says, not its cached encoding.
+func copyEvent(e *fsm.Event) *fsm.Event {
+	return &fsm.Event{
+		Type: e.Type, Rev: e.Rev, At: e.At, By: e.By, Store: e.Store, Key: e.Key, Entry: e.Entry, State: e.State,
+		Owner: e.Owner, Fence: e.Fence, Waiting: e.Waiting, Peer: e.Peer, Session: e.Session, Reason: e.Reason,
+		Topic: e.Topic, Data: e.Data,
+	}
+}
