@@ -59,13 +59,17 @@ func (c *change) emit(e *Event) {
 	c.changed = true
 }
 
+// deadline tells the leader of an end to come. Leaving one out would leave the
+// thing there until the next leader lists them all.
 func (c *change) deadline(d Deadline) {
 	d.Timer.Room = c.room
 	d.Timer.Session = c.ses.ID
 	c.out.Deadlines = append(c.out.Deadlines, d)
 }
 
-// mark is a point to which rollback takes a change back.
+// mark is a point to which rollback takes a change back. It begins a generation:
+// the session as it is now will be cloned before it is written, so that putting
+// its pointer back undoes everything below it.
 type mark struct {
 	ses               *Session
 	events            int
@@ -77,6 +81,8 @@ func (c *change) mark() mark {
 	return mark{c.ses, len(c.events), len(c.out.Grants), len(c.out.Deadlines)}
 }
 
+// rollback is for what only this change's session, events, grants and deadlines
+// hold; endings and nodes are written after a command has succeeded.
 func (c *change) rollback(m mark) {
 	rooms := c.s.rooms.write(c.s.gen)
 	if m.ses == nil {

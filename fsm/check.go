@@ -19,7 +19,10 @@ const (
 )
 
 // Check refuses a command whose form is wrong, whatever the state. The state
-// machine asks it before anything else.
+// machine asks it before anything else, and so relies on it: payloads are there,
+// names are not empty and have no NUL, durations do not overflow. The decoder
+// does not ask it: one bad command must not cost the others in its batch, whose
+// number would never be applied.
 func (cmd *Command) Check() *Refusal {
 	f := form{}
 	f.name("room", cmd.Room, MaxRoomBytes)
@@ -107,8 +110,10 @@ func (f *form) place(store, key string) {
 	f.name("key", key, MaxKeyBytes)
 }
 
+// duration is in ms. Negative ones would put deadlines into the past.
 func (f *form) duration(field string, ms int64) { f.is(field, ms >= 0 && ms <= MaxDuration) }
 
+// open checks the numbers of a session that the command may start.
 func (f *form) open(cmd *Command) {
 	o := cmd.Open
 	if o == nil {
@@ -122,6 +127,8 @@ func (f *form) open(cmd *Command) {
 	f.is("idle_timeout_ms", o.Idle > 0 || cmd.Kind == CommandJoin)
 }
 
+// join needs either a node, whose heartbeats keep the peer alive, or a TTL: a peer
+// with neither would never leave.
 func (f *form) join(j *Join) {
 	if !f.is("join", j != nil) {
 		return
@@ -145,6 +152,8 @@ func (f *form) setPeer(set *SetPeer) {
 	f.optional("role", set.Role)
 }
 
+// seeds are what a session begins with: as many puts as fit into a command, and
+// no conditions, for there is nothing yet.
 func (f *form) seeds(t *Txn) {
 	if t == nil {
 		return
@@ -156,6 +165,7 @@ func (f *form) seeds(t *Txn) {
 	}
 }
 
+// txn bounds both branches: the one that does not run is decoded too.
 func (f *form) txn(t *Txn) {
 	if !f.is("txn", t != nil) {
 		return
@@ -178,6 +188,8 @@ func (f *form) txn(t *Txn) {
 	}
 }
 
+// operation checks what every operation has, and what its kind needs. Values are
+// the api's to check; whatever bytes they are, they only cost their length here.
 func (f *form) operation(op *Operation) {
 	f.place(op.Store, op.Key)
 	switch op.Kind {

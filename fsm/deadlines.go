@@ -59,6 +59,8 @@ func (v *View) NodeUse(gone func(node string, incarnation uint64) bool, f func(C
 	})
 }
 
+// nodeUse gathers a session's peers by the node that serves them. A session has
+// few nodes, so a list does.
 func (s *Session) nodeUse(gone func(node string, incarnation uint64) bool) (uses []Control) {
 	use := func(node string, incarnation uint64) *Control {
 		if node == "" || !gone(node, incarnation) {

@@ -21,6 +21,8 @@ func (c *change) command(cmd *Command) Result {
 	if no := c.enter(cmd); no != nil {
 		return c.refused(no)
 	}
+	// Before anything is applied there must be room for its answer: what cannot be
+	// remembered could be applied twice.
 	if c.ses != nil && cmd.remembers() {
 		if no := c.admit(cmd); no != nil {
 			return c.refused(no)
@@ -76,6 +78,8 @@ func (c *change) perform(cmd *Command) Result {
 	return r
 }
 
+// do runs the command on a session that is there. A refusal of a cancel is its
+// normal answer, and the only one that comes with a change.
 func (c *change) do(cmd *Command, r *Result) *Refusal {
 	switch cmd.Kind {
 	case CommandOpen:
@@ -107,6 +111,8 @@ func (c *change) do(cmd *Command, r *Result) *Refusal {
 	return badRequest("kind", "unknown command")
 }
 
+// refused is the answer of a command that came to nothing. It is not remembered:
+// it depends on what the session does not have, and asking again changes nothing.
 func (c *change) refused(no *Refusal) Result {
 	r := Result{Rev: c.s.rev, Refusal: no}
 	if c.ses != nil {
@@ -169,6 +175,7 @@ func (c *change) enter(cmd *Command) *Refusal {
 	switch {
 	case p == nil:
 		return c.ses.gone(cmd.Caller.Peer)
+	// Not remembered either: the same request comes again on the live connection.
 	case cmd.Caller.Gen != 0 && cmd.Caller.Gen != p.Gen:
 		return &Refusal{
 			Code: CodeUnavailable, Message: "this connection of the peer is over",

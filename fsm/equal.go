@@ -46,6 +46,7 @@ type jsonMember struct {
 	value jsonValue
 }
 
+// equal compares two trees, members by name.
 func (x *jsonValue) equal(y jsonValue) bool {
 	return x.kind == y.kind && x.text == y.text && x.neg == y.neg && x.exp == y.exp &&
 		slices.EqualFunc(x.items, y.items, func(a, b jsonValue) bool { return a.equal(b) }) &&
@@ -75,6 +76,7 @@ func (p *jsonParser) peek() byte {
 	return 0
 }
 
+// space skips white space, of which JSON has four kinds.
 func (p *jsonParser) space() {
 	for c := p.peek(); c == ' ' || c == '\t' || c == '\n' || c == '\r'; c = p.peek() {
 		p.at++
@@ -90,6 +92,7 @@ func (p *jsonParser) take(s string) bool {
 	return true
 }
 
+// value parses any value; depth is how many arrays and objects it is in.
 func (p *jsonParser) value(depth int) (v jsonValue, ok bool) {
 	if depth > maxJSONDepth {
 		return v, false
@@ -217,6 +220,8 @@ func (p *jsonParser) string() (string, bool) {
 	}
 }
 
+// escape decodes what follows a backslash. Two \u that make one character count as
+// one, as in UTF-16, where JSON's strings come from.
 func (p *jsonParser) escape(out []byte) ([]byte, bool) {
 	c := p.peek()
 	p.at++

@@ -4,6 +4,8 @@ import (
 	"conclave/lock"
 )
 
+// moment is when the change happens, for the rules of locks: its revision is the
+// fence of whatever it grants.
 func (c *change) moment() lock.Moment {
 	return lock.Moment{Rev: c.rev, Now: c.s.now, Wall: c.wall}
 }
@@ -45,6 +47,7 @@ func (c *change) acquire(store, key string, req *LockRequest, w lock.Waiter, wai
 	w.TTL, w.OnDetach, w.Data, w.Shared, w.Permits = req.TTL, req.OnDetach, req.Data, req.Shared, req.Permits
 	w.Until = c.s.now + wait
 	old := c.ses.Lock(store, key)
+	// A value: nothing has changed until setLock.
 	l, a := old.Acquire(w, wait > 0, c.moment())
 	switch a.Outcome {
 	case lock.Refused:
@@ -66,7 +69,7 @@ func (c *change) acquire(store, key string, req *LockRequest, w lock.Waiter, wai
 	case lock.Held:
 		c.leaseDeadline(store, key, l.Holder(w.Owner))
 	case lock.Queued:
-		c.changed = true
+		c.changed = true // the place in line is named by this revision
 		c.tie(w.Owner, store, key)
 		c.deadline(waitDeadline(store, key, &l.Queue[len(l.Queue)-1]))
 	}
@@ -130,6 +133,7 @@ func (c *change) moveUp(store, key string, l *lock.Lock, told func(waiting int))
 	c.dropped(store, key, skipped, "gone")
 	for i := range grants {
 		w := &grants[i].Waiter
+		// All waits of an owner end with its one grant, and stand together.
 		if i == 0 || grants[i-1].Waiter.Owner != w.Owner {
 			c.emit(&Event{Type: EventLock, State: "acquired", Store: store, Key: key, Owner: w.Owner, Fence: grants[i].Fence, Waiting: next.Waiting()})
 			c.leaseDeadline(store, key, next.Holder(w.Owner))
@@ -187,6 +191,7 @@ func (c *change) endTies(peer, reason string, onDetach bool) {
 	owner := lock.Owner{Peer: peer}
 	for _, at := range tied {
 		store, key := splitPlace(at)
+		// Waits first, or the peer would get the lock that it lets go.
 		c.endWaits(store, key, func(w *lock.Waiter) bool { return w.Owner == owner && (w.OnDetach || !onDetach) }, reason)
 		c.endHolds(store, key, func(h *lock.Holder) bool { return h.Owner == owner && (h.OnDetach || !onDetach) }, "released")
 	}
@@ -264,6 +269,7 @@ func (c *change) findWait(x *Cancel, owner lock.Owner, mine func(*lock.Waiter) b
 	return store, key, true
 }
 
+// waits tells whether ends is true of anybody in line.
 func waits(l *lock.Lock, mine func(*lock.Waiter) bool) bool {
 	if l == nil {
 		return false
@@ -296,6 +302,8 @@ func (c *change) granted(cmd *Command, owner lock.Owner) uint64 {
 	return 0
 }
 
+// locked tells who has the lock. The time left is added outside: renewals are not
+// in the state.
 func locked(store, key string, l *lock.Lock) *Refusal {
 	no := &Refusal{Code: CodeLocked, Message: "the key is locked", Details: Details{Store: store, Key: key}}
 	if l.Held() {
@@ -304,6 +312,7 @@ func locked(store, key string, l *lock.Lock) *Refusal {
 	return no
 }
 
+// staleFence tells the current fence, which is no secret; 0 when nobody holds it.
 func staleFence(store, key string, current uint64) *Refusal {
 	return &Refusal{
 		Code: CodeStaleFence, Message: "the fence is not the caller's current grant",

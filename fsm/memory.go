@@ -71,6 +71,8 @@ type idem struct {
 	expires int64 // cluster time
 }
 
+// memoryKey scopes a client's name or key by its subject: nobody can ask for, or
+// spoil, the answers of another.
 func (cmd *Command) memoryKey() string {
 	if cmd.Client != "" {
 		return place(cmd.Caller.User, cmd.Client)
@@ -106,6 +108,8 @@ func (s *Session) recall(cmd *Command, now int64) (*Result, *Refusal) {
 	return &r, nil
 }
 
+// otherRequest refuses a key that was used for something else: the answer of the
+// first would be a lie.
 func otherRequest() *Refusal {
 	return badRequest("Idempotency-Key", "the key was used for another request")
 }
@@ -168,6 +172,8 @@ func (c *change) remember(cmd *Command, r Result) {
 	}
 	before := m.bytes
 	m.keep(newAnswer(cmd.Request, &r))
+	// A session over its bound has its clients keep their share, which is enough
+	// for rememberedResults of plain writes.
 	limit := rememberedBytes
 	if c.ses.memory.bytes >= c.ses.maxRemembered() {
 		limit = clientShare

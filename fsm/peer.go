@@ -88,6 +88,7 @@ func (c *change) detach(old *Peer) {
 	c.deadline(peerDeadline(&p))
 }
 
+// setPeerState stores a peer and tells of it.
 func (c *change) setPeerState(p *Peer, state string) {
 	c.write().peers.write(c.s.gen).Set(p.ID, p)
 	c.emit(&Event{Type: EventPeer, State: state, Peer: p})
@@ -119,7 +120,7 @@ func (c *change) leave(p *Peer, reason string) {
 		c.endTies(p.ID, reason, false)
 	}
 	c.write().peers.write(c.s.gen).Delete(p.ID)
-	left := *p
+	left := *p // as watchers last see it
 	left.Attached, left.Gen = false, c.rev
 	c.emit(&Event{Type: EventPeer, State: "left", Peer: &left, Reason: reason})
 	if last {

@@ -26,12 +26,14 @@ func ReadSnapshot(source io.Reader) (*State, error) {
 	return r.state, nil
 }
 
-// recordReader builds a state from records.
+// recordReader builds a state from records. Sums and indices are not in them: the
+// same functions that keep them while commands are applied make them again, so
+// that a restored session cannot disagree with its contents.
 type recordReader struct {
 	from  *bufio.Reader
 	state *State
-	in    change // the session that contents belong to
-	node  *node  // the node that batches belong to
+	in    change // the session that contents belong to; its ses is nil before the first
+	node  *node  // the node that batches belong to; nil before the first
 }
 
 func newRecordReader(source io.Reader) *recordReader {
@@ -40,6 +42,8 @@ func newRecordReader(source io.Reader) *recordReader {
 
 var errOrder = errors.New("records out of order, double or of a kind that this version does not know")
 
+// read reads all records, and compares the checksum before anything is believed:
+// the caller gets no state from a file that was cut or changed.
 func (r *recordReader) read() error {
 	sum := sha256.New()
 	magic := make([]byte, len(snapshotMagic))
@@ -97,6 +101,8 @@ func (r *recordReader) next() (kind byte, data []byte, err error) {
 	return kind, buf.Bytes(), nil
 }
 
+// noEOF turns an end in the middle into an error that says so: io.EOF would read
+// as a proper end to callers.
 func noEOF(err error) error {
 	if err == io.EOF {
 		return io.ErrUnexpectedEOF
@@ -104,6 +110,8 @@ func noEOF(err error) error {
 	return err
 }
 
+// record adds one record to the state. Kinds that this version does not know are
+// refused: what they say might matter.
 func (r *recordReader) record(kind byte, data []byte) error {
 	switch kind {
 	case recordHeader:
@@ -140,6 +148,8 @@ func (r *recordReader) record(kind byte, data []byte) error {
 	return errOrder
 }
 
+// header reads the version before the rest, so that a snapshot of a later format
+// is refused as such, and not for a member that is not known here.
 func (r *recordReader) header(data []byte) error {
 	var v struct {
 		V int `cbor:"1,keyasint"`
@@ -184,6 +194,7 @@ func (r *recordReader) batch(data []byte) error {
 	return nil
 }
 
+// session begins the next session; what follows belongs to it.
 func (r *recordReader) session(data []byte) error {
 	var x sessionRecord
 	if err := decMode.Unmarshal(data, &x); err != nil {
@@ -225,6 +236,8 @@ func (r *recordReader) entry(data []byte) error {
 	return nil
 }
 
+// lock adds a lock and ties its holders and waiters to it, so that they find it
+// when they leave.
 func (r *recordReader) lock(data []byte) error {
 	var x lockRecord
 	if err := decMode.Unmarshal(data, &x); err != nil {
@@ -241,6 +254,7 @@ func (r *recordReader) lock(data []byte) error {
 	return nil
 }
 
+// client adds a client's memory; its answers come in the order given.
 func (r *recordReader) client(data []byte) error {
 	var x clientRecord
 	if err := decMode.Unmarshal(data, &x); err != nil {
@@ -258,6 +272,7 @@ func (r *recordReader) client(data []byte) error {
 	return nil
 }
 
+// idem adds an idempotency key. Keys come in the order in which they expire.
 func (r *recordReader) idem(data []byte) error {
 	var x idemRecord
 	if err := decMode.Unmarshal(data, &x); err != nil {

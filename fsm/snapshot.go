@@ -31,6 +31,10 @@ const (
 	recordEnd     = 255
 )
 
+// Numbers of members are for ever, as those of commands are: a member that goes
+// leaves a gap, a new one may be absent in older files.
+
+// headerRecord is the state outside of rooms. V comes first and is read first.
 type headerRecord struct {
 	V        int      `cbor:"1,keyasint"`
 	Rev      uint64   `cbor:"2,keyasint"`
@@ -40,6 +44,8 @@ type headerRecord struct {
 	Replicas []string `cbor:"6,keyasint,omitempty"`
 }
 
+// nodeRecord is a node's numbering. Its last batches follow, each a record of its
+// own, so that no record grows with eight of them.
 type nodeRecord struct {
 	ID          string   `cbor:"1,keyasint"`
 	Incarnation uint64   `cbor:"2,keyasint"`
@@ -47,6 +53,7 @@ type nodeRecord struct {
 	Last        uint64   `cbor:"4,keyasint"`
 }
 
+// endingRecord is the request that ended a session, with its answer.
 type endingRecord struct {
 	Rev     uint64 `cbor:"1,keyasint"`
 	Request string `cbor:"2,keyasint"`
@@ -55,6 +62,8 @@ type endingRecord struct {
 	Expires int64  `cbor:"5,keyasint"`
 }
 
+// sessionRecord is a session without its contents. Sums (keys, bytes) and indices
+// are left out: they are made again from what follows.
 type sessionRecord struct {
 	Room         string `cbor:"1,keyasint"`
 	ID           string `cbor:"2,keyasint"`
@@ -85,6 +94,8 @@ type lockRecord struct {
 	Lock  lock.Lock `cbor:"3,keyasint"`
 }
 
+// clientRecord is the memory of a client. Its size is bounded by what memory.trim
+// leaves, which is far below maxRecordBytes.
 type clientRecord struct {
 	Key       string         `cbor:"1,keyasint"`
 	Peer      string         `cbor:"2,keyasint,omitempty"`
@@ -93,6 +104,7 @@ type clientRecord struct {
 	Answers   []answerRecord `cbor:"5,keyasint,omitempty"`
 }
 
+// answerRecord is an answer; see there.
 type answerRecord struct {
 	ID      uint64  `cbor:"1,keyasint"`
 	Rev     uint64  `cbor:"2,keyasint,omitempty"`
@@ -101,6 +113,7 @@ type answerRecord struct {
 	Full    *Result `cbor:"5,keyasint,omitempty"`
 }
 
+// idemRecord is the memory of an idempotency key.
 type idemRecord struct {
 	Key     string `cbor:"1,keyasint"`
 	Hash    []byte `cbor:"2,keyasint,omitempty"`
@@ -136,7 +149,7 @@ func (v *View) Hash() [32]byte {
 
 // recordWriter writes records until the first error.
 type recordWriter struct {
-	to  io.Writer // both the file and sum
+	to  io.Writer // both raw and sum
 	raw io.Writer
 	sum hash.Hash
 	err error
@@ -161,18 +174,22 @@ func (w *recordWriter) record(kind byte, v any) {
 	_, w.err = w.to.Write(frameRecord(kind, data))
 }
 
+// frameRecord is a record as it stands in the file.
 func frameRecord(kind byte, data []byte) []byte {
 	head := make([]byte, 0, 1+binary.MaxVarintLen64+len(data))
 	head = binary.AppendUvarint(append(head, kind), uint64(len(data)))
 	return append(head, data...)
 }
 
+// end writes the checksum of all before it; it is not part of the sum.
 func (w *recordWriter) end() {
 	if w.err == nil {
 		_, w.err = w.raw.Write(frameRecord(recordEnd, w.sum.Sum(nil)))
 	}
 }
 
+// state writes all of a view, sorted, as every tree is: so equal states give equal
+// bytes, and their hashes can be compared between replicas.
 func (w *recordWriter) state(v *View) {
 	s := v.s
 	h := headerRecord{V: FormatVersion, Rev: s.rev, Index: s.index, Now: s.now, Cluster: s.cluster}
@@ -198,6 +215,7 @@ func (w *recordWriter) state(v *View) {
 	})
 }
 
+// session writes a session and its contents.
 func (w *recordWriter) session(s *Session) {
 	w.record(recordSession, &sessionRecord{
 		Room: s.Room, ID: s.ID, StartedAt: s.StartedAt, StartedRev: s.StartedRev, Profile: s.Profile, Limits: s.Limits,

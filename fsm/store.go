@@ -49,6 +49,7 @@ func (c *change) remove(name string, e *Entry) {
 	}
 }
 
+// unindex takes an entry that goes out of the indices.
 func (c *change) unindex(name string, e *Entry) {
 	if e.Expires != 0 {
 		c.ses.timed.write(c.s.gen).Delete(place(name, e.Key))
@@ -96,6 +97,7 @@ func (c *change) fits(name, key string, value []byte, old *Entry) *Refusal {
 			return overLimit("keys_per_store", lim.KeysPerStore, keys)
 		}
 	}
+	// What makes a session smaller is always let through.
 	if delta > 0 && c.ses.bytes+delta > lim.SessionBytes {
 		return overLimit("session_bytes", lim.SessionBytes, c.ses.bytes+delta)
 	}

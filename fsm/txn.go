@@ -21,6 +21,7 @@ func (c *change) txn(t *Txn, r *Result) *Refusal {
 	}
 	total := 0
 	for i := range ops {
+		// Each operation sees what those before it did.
 		no := c.operation(&ops[i], &r.Ops[i])
 		if e := r.Ops[i].Entry; e != nil && no == nil {
 			if total += size(e.Key, e.Value); total > maxResultBytes {
@@ -63,6 +64,7 @@ func (x *If) holds(e *Entry) bool {
 	return x.Value == nil || e != nil && EqualJSON(x.Value, e.Value)
 }
 
+// operation runs one step. It either changes nothing and refuses, or succeeds.
 func (c *change) operation(op *Operation, r *OpResult) *Refusal {
 	switch op.Kind {
 	case OpGet:
@@ -80,6 +82,8 @@ func (c *change) operation(op *Operation, r *OpResult) *Refusal {
 	return badRequest("do", "unknown operation")
 }
 
+// opPut refuses in the protocol's order (limits, lock, condition) and then cannot
+// fail any more. Without TTL and Bind it clears those of the entry before.
 func (c *change) opPut(op *Operation, r *OpResult) *Refusal {
 	old := c.ses.Entry(op.Store, op.Key)
 	if no := c.fits(op.Store, op.Key, op.Value, old); no != nil {
@@ -107,6 +111,8 @@ func (c *change) opPut(op *Operation, r *OpResult) *Refusal {
 	return nil
 }
 
+// opDelete of what is absent succeeds and changes nothing, but only if the lock
+// on the key lets the caller write it.
 func (c *change) opDelete(op *Operation, r *OpResult) *Refusal {
 	old := c.ses.Entry(op.Store, op.Key)
 	if no := c.admitted(op, old); no != nil || old == nil {
@@ -157,6 +163,7 @@ func (c *change) guard(store, key string, fence uint64) *Refusal {
 	return nil
 }
 
+// conflict tells the loser what it would need to try again.
 func conflict(store, key string, e *Entry) *Refusal {
 	exists := e != nil
 	no := &Refusal{
