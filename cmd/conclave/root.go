@@ -69,7 +69,7 @@ Exit codes: 0 done, 1 refused (the error's code is on stderr), 2 usage,
 	root.AddCommand(
 		newDev(), newServe(),
 		newGet(), newPut(), newDelete(), newWatch(), newLock(),
-		newCluster(), newVersion(),
+		newCluster(), newBench(), newVersion(),
 	)
 	return root, started
 }
