@@ -54,7 +54,8 @@ type Details struct {
 // Error makes *Refusal an error.
 func (r *Refusal) Error() string { return string(r.Code) + ": " + r.Message }
 
-// Result is what applying one command gave.
+// Result is what applying one command gave. The state keeps what it points to, for
+// repeated requests: never change it.
 type Result struct {
 	Rev      uint64     `cbor:"1,keyasint"` // of the change; when nothing changed, the state's revision then
 	Refusal  *Refusal   `cbor:"2,keyasint,omitempty"`
