@@ -126,9 +126,9 @@ func goldenState(t tester) *State {
 	w.propose(&Proposal{Controls: []Control{
 		{Kind: ControlGenesis, Cluster: "c1"}, {Kind: ControlReplica, Node: "n7"}, {Kind: ControlReplica, Node: "n8"},
 	}})
-	ada := w.joined("a")
+	w.joined("a")
 	w.must(Command{Kind: CommandEnd, Room: "a", Client: "c", Request: 3})
-	ada = w.joined("a")
+	ada := w.joined("a")
 	bob := w.joined("a")
 	join := joinCommand("a")
 	join.Client, join.Request, join.Caller.User = "c9", 1, "eve"
