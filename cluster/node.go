@@ -4,13 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 
 	"conclave/fsm"
@@ -27,6 +25,10 @@ func (e *UnavailableError) Error() string { return "unavailable: " + e.Reason }
 type UnknownError struct{ Reason string }
 
 func (e *UnknownError) Error() string { return "unknown outcome: " + e.Reason }
+
+// logCacheEntries is how many log entries are kept in memory: enough for the
+// followers of a busy leader, little even when every entry is as large as may be.
+const logCacheEntries = 64
 
 var errClosed = errors.New("the node is closing")
 
@@ -119,7 +121,12 @@ func Open(cfg Config) (*Node, error) {
 		return nil, fmt.Errorf("wrap the raft transport: %w", err)
 	}
 
-	n.raft, err = raft.NewRaft(n.raftConfig(), n.machine, n.configs, newVoteStore(n.stable), cfg.Snapshots, n.transport)
+	// Replication reads what was just written: from memory.
+	recent, err := raft.NewLogCache(logCacheEntries, n.configs)
+	if err != nil {
+		return nil, fmt.Errorf("cache the raft log: %w", err)
+	}
+	n.raft, err = raft.NewRaft(n.raftConfig(), n.machine, recent, newVoteStore(n.stable), cfg.Snapshots, n.transport)
 	if err != nil {
 		err = errors.Join(fmt.Errorf("start raft: %w", err), n.channel.Close(), n.transport.Close())
 		return nil, err
@@ -172,26 +179,9 @@ func (n *Node) raftConfig() *raft.Config {
 	c.SnapshotThreshold, c.TrailingLogs = n.cfg.SnapshotThreshold, n.cfg.TrailingLogs
 	c.SnapshotInterval = 30 * n.timeout
 	c.NoLegacyTelemetry = true
-	c.Logger = hclog.New(&hclog.LoggerOptions{Name: "raft", Level: hclog.Warn, Output: logWriter{n.log}, DisableTime: true})
+	c.Logger = newRaftLogger(n.log)
 	return c
 }
-
-// logWriter passes raft's lines on.
-type logWriter struct{ log *slog.Logger }
-
-func (w logWriter) Write(line []byte) (int, error) {
-	w.log.Info(string(trimLine(line)))
-	return len(line), nil
-}
-
-func trimLine(line []byte) []byte {
-	for len(line) > 0 && line[len(line)-1] == '\n' {
-		line = line[:len(line)-1]
-	}
-	return line
-}
-
-var _ io.Writer = logWriter{}
 
 // spawn runs f in a goroutine that Close waits for; false once the node closes.
 func (n *Node) spawn(f func()) bool {
