@@ -296,7 +296,7 @@ func (b *batcher) expire(now time.Time) {
 	}
 	var over []ended
 	b.mu.Lock()
-	if len(b.inflight) > 0 && b.resend.IsZero() && now.After(b.retryAfter) {
+	if (len(b.inflight) > 0 || !b.registered) && b.resend.IsZero() && now.After(b.retryAfter) {
 		if !b.retryAfter.IsZero() {
 			b.resend = now // nothing settled for a timeout: perhaps lost
 		}
