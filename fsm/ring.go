@@ -9,7 +9,7 @@ import (
 // Bounds of a ring. A session that changes often keeps its last events in it;
 // whoever is further behind gets a snapshot.
 const (
-	ringFrames = 1024
+	ringFrames = 2048
 	ringBytes  = 1 << 20
 )
 
