@@ -19,6 +19,7 @@ type change struct {
 	floor    uint64   // the session's LastEventRev before
 	acquired []string // places of the locks that this transaction acquired
 	rejoins  string   // the peer that a repeated join made
+	request  string   // under which the answer is remembered: memoryKey, made once
 }
 
 // begin makes c ready for a command or control in a room.

@@ -128,8 +128,9 @@ func (c *change) recall(cmd *Command) (*Result, *Refusal) {
 	if !cmd.remembers() {
 		return nil, nil
 	}
+	c.request = cmd.memoryKey()
 	if c.ses != nil && (cmd.Session == "" || cmd.Session == c.ses.ID) {
-		if r, no := c.ses.recall(cmd, c.s.now); r != nil || no != nil {
+		if r, no := c.ses.recall(cmd, c.request, c.s.now); r != nil || no != nil {
 			return r, no
 		}
 	}

@@ -287,7 +287,7 @@ func waits(l *lock.Lock, mine func(*lock.Waiter) bool) bool {
 func (c *change) granted(cmd *Command, owner lock.Owner) uint64 {
 	x := cmd.Cancel
 	if cmd.Client != "" && x.Waiter == "" {
-		m, _ := c.ses.memory.clients.get(cmd.memoryKey())
+		m, _ := c.ses.memory.clients.get(c.request)
 		if m == nil {
 			return 0
 		}

@@ -80,10 +80,9 @@ func (cmd *Command) memoryKey() string {
 	return place(cmd.Caller.User, cmd.Idem)
 }
 
-// recall finds what a request was answered before. A refusal says that it
+// recall finds what a request was answered before, under its memoryKey. A refusal says that it
 // cannot be answered and must not be applied.
-func (s *Session) recall(cmd *Command, now int64) (*Result, *Refusal) {
-	key := cmd.memoryKey()
+func (s *Session) recall(cmd *Command, key string, now int64) (*Result, *Refusal) {
 	if cmd.Client != "" {
 		m, _ := s.memory.clients.get(key)
 		if m == nil {
@@ -140,7 +139,7 @@ func (c *change) admit(cmd *Command) *Refusal {
 		}
 		return nil
 	}
-	if s.memory.clients.has(cmd.memoryKey()) {
+	if s.memory.clients.has(c.request) {
 		return nil
 	}
 	if c.s.now >= s.memory.sweepAt {
@@ -159,10 +158,10 @@ func (s *Session) maxRemembered() int { return max(minRememberBytes, s.maxClient
 // remember keeps the result of a command that has been admitted.
 func (c *change) remember(cmd *Command, r Result) {
 	if cmd.Client == "" {
-		c.rememberIdem(cmd.memoryKey(), &idem{hash: cmd.Hash, result: r, expires: c.s.now + rememberFor})
+		c.rememberIdem(c.request, &idem{hash: cmd.Hash, result: r, expires: c.s.now + rememberFor})
 		return
 	}
-	m := c.writeClient(cmd.memoryKey())
+	m := c.writeClient(c.request)
 	m.used = c.s.now
 	switch {
 	case r.Peer != "":
