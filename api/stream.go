@@ -8,9 +8,9 @@ import (
 	"conclave/fsm"
 )
 
-// chunkBytes is about how many bytes of frames a stream takes from the ring at a
+// pullBytes is about how many bytes of frames a stream takes from the ring at a
 // time.
-const chunkBytes = 64 << 10
+const pullBytes = 64 << 10
 
 // maxResets is how many resets in a row a watcher gets without once being up to
 // date in between. A link that carries a whole snapshot more slowly than the
@@ -165,7 +165,7 @@ func (s *stream) pull(v *fsm.View) (reset, error) {
 	for more := true; more; {
 		var frames []*fsm.Frame
 		var ok bool
-		if frames, more, ok = s.ring.After(s.cursor, v.Rev(), chunkBytes); !ok {
+		if frames, more, ok = s.ring.After(s.cursor, v.Rev(), pullBytes); !ok {
 			return resetSlow, nil
 		}
 		// A watcher that is up to date takes any frame, so the first does not count.
