@@ -182,3 +182,42 @@ func TestCheckSize_isNotBelowTheEncoding(t *testing.T) {
 		t.Errorf("encodes to %d bytes", len(data))
 	}
 }
+
+// FuzzTransaction: what the api lets through, the state machine finds well
+// formed, and the codec carries.
+func FuzzTransaction(f *testing.F) {
+	for _, seed := range []string{
+		`{"then":[]}`,
+		`{"if":[{"key":"a","rev":1},{"session":"s1"}],"then":[{"do":"put","key":"a","value":{"x":[1.0]},"ttl_ms":1}],"else":[{"do":"get","key":"b"}]}`,
+		`{"then":[{"do":"acquire","key":"l","ttl_ms":1000,"data":1},{"do":"release","key":"l","fence":1},{"do":"delete","store":"s","key":"k","if":{"value":null}}]}`,
+		`{"then":[{"do":"put","key":"\u0061/\ud83d\ude00","value":"\ud800","bind":"p1"}]}`,
+	} {
+		f.Add([]byte(seed), true)
+		f.Add([]byte(seed), false)
+	}
+	f.Fuzz(func(t *testing.T, data []byte, asPeer bool) {
+		by := aServer
+		if asPeer {
+			by = aPeer
+		}
+		o, err := parseObject(data, "body")
+		if err != nil {
+			return
+		}
+		cmd := &fsm.Command{Kind: fsm.CommandTxn, Room: "r", Caller: by, Txn: o.transaction(by)}
+		if o.done() != nil || checkSize(cmd) != nil {
+			return
+		}
+		if no := cmd.Check(); no != nil {
+			t.Fatalf("%s: %v", data, no)
+		}
+		b := &fsm.Batch{Node: "n", Incarnation: 1, Seq: 1, Commands: []fsm.Command{*cmd}}
+		encoded, encodeErr := fsm.EncodeBatch(b)
+		if encodeErr != nil {
+			t.Fatal(encodeErr)
+		}
+		if _, err := fsm.DecodeBatch(encoded); err != nil {
+			t.Fatal(err)
+		}
+	})
+}

@@ -290,20 +290,30 @@ func (s *Server) listLocks(c *gin.Context, in *input) error {
 	if err != nil {
 		return err
 	}
-	return answer(c, http.StatusOK, v.Rev(), append(s.appendLocks(c.Request.Context(), []byte(`{"locks":`), sess), '}'))
+	left := s.allLeft(c.Request.Context(), sess)
+	all := newList(c, v.Rev(), "locks")
+	sess.Locks(func(store, key string, l *lock.Lock) bool {
+		return all.add(func(b []byte) []byte { return appendLock(b, store, key, l, leftOf(left, sess, store, key)) })
+	})
+	return all.end()
 }
 
-// appendLocks appends all locks of a session, with the time left of their leases.
-func (s *Server) appendLocks(ctx context.Context, b []byte, sess *fsm.Session) []byte {
+// allLeft asks for the time left of all leases of a session's locks.
+func (s *Server) allLeft(ctx context.Context, sess *fsm.Session) map[fsm.LeaseRef]time.Duration {
 	var refs []fsm.LeaseRef
 	sess.Locks(func(store, key string, l *lock.Lock) bool {
 		refs = leaseRefs(refs, sess, store, key, l)
 		return true
 	})
-	var left map[fsm.LeaseRef]time.Duration
-	if len(refs) > 0 {
-		left = s.node.TimeLeft(ctx, refs)
+	if len(refs) == 0 {
+		return nil
 	}
+	return s.node.TimeLeft(ctx, refs)
+}
+
+// appendLocks appends all locks of a session, with the time left of their leases.
+func (s *Server) appendLocks(ctx context.Context, b []byte, sess *fsm.Session) []byte {
+	left := s.allLeft(ctx, sess)
 	b = append(b, '[')
 	first := true
 	sess.Locks(func(store, key string, l *lock.Lock) bool {

@@ -9,7 +9,7 @@ import (
 
 // maxOperations bounds the operations of each branch of a transaction, and its
 // conditions (protocol section 5).
-const maxOperations = 128
+const maxOperations = fsm.MaxOperations
 
 // The bounds of durations in requests, in milliseconds. Those of a lock's TTL are
 // the protocol's; the others keep sums of times far from overflow.
@@ -127,6 +127,9 @@ func (o *object) conditions() fsm.If {
 // leave out the TTL: their locks last while they do.
 func (o *object) lockRequest(by fsm.Caller) *fsm.LockRequest {
 	l := &fsm.LockRequest{Data: o.raw("data"), OnDetach: o.flag("release_on_detach")}
+	if len(l.Data) > fsm.MaxLockData {
+		o.refuse("data", "must have at most %d bytes", fsm.MaxLockData)
+	}
 	var given bool
 	l.TTL, given = o.number("ttl_ms", minLockTTL, maxLockTTL)
 	if !given && by.Kind != fsm.CallerPeer {

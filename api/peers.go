@@ -33,7 +33,11 @@ func (s *Server) listPeers(c *gin.Context, in *input) error {
 	if err != nil {
 		return err
 	}
-	return answer(c, http.StatusOK, v.Rev(), append(appendPeers([]byte(`{"peers":`), sess), '}'))
+	l := newList(c, v.Rev(), "peers")
+	sess.Peers(func(p *fsm.Peer) bool {
+		return l.add(func(b []byte) []byte { return appendPeer(b, p) })
+	})
+	return l.end()
 }
 
 // appendPeers appends all peers of a session.

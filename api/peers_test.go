@@ -2,6 +2,7 @@ package api
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 )
@@ -108,5 +109,25 @@ func TestG9_repeatedJoin(t *testing.T) {
 	}
 	if n := len(s.do("GET", peers, "").want(200).members()["peers"].([]any)); n != 1 {
 		t.Errorf("%d peers joined", n)
+	}
+}
+
+// Lists without pages come whole, however long they are.
+func TestPeers_manyAreStreamed(t *testing.T) {
+	s := newTestServer(t, Config{})
+	data := `"` + strings.Repeat("x", 3000) + `"`
+	const n = 100
+	for range n {
+		s.do("POST", peers, `{"ttl_ms":10000,"data":`+data+`}`).want(201)
+	}
+	r := s.do("GET", peers, "").want(200)
+	if len(r.body) < 4*pieceBytes {
+		t.Fatalf("%d bytes are no test", len(r.body))
+	}
+	if got := len(r.members()["peers"].([]any)); got != n {
+		t.Errorf("got %d peers", got)
+	}
+	if r.header.Get("Conclave-Rev") == "" {
+		t.Error("no revision")
 	}
 }

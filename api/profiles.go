@@ -15,6 +15,13 @@ type Profile struct {
 	Grace, Linger time.Duration
 }
 
+// lowest is the smallest of the profile's limits.
+func (p Profile) lowest() int {
+	l := p.Limits
+	return min(l.ValueBytes, l.KeysPerStore, l.Stores, l.SessionBytes, l.Peers, l.PeerDataBytes, l.MessageBytes,
+		l.Locks, l.LockWaiters, l.WritesPerS, l.WritesBurst)
+}
+
 const standardProfile = "standard"
 
 // builtin are the profiles of protocol section 1.

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net/http"
 	"runtime/debug"
-	"strconv"
 
 	"github.com/gin-gonic/gin"
 
@@ -143,18 +142,3 @@ func notYet(what string) handler {
 		return wire.Errorf(wire.BadRequest, "%s is not supported by this server", what).With("field", "method")
 	}
 }
-
-// headerRev carries the revision of every success.
-const headerRev = "Conclave-Rev"
-
-// answer writes a success.
-func answer(c *gin.Context, status int, rev uint64, body []byte) error {
-	c.Header(headerRev, strconv.FormatUint(rev, 10))
-	c.Header("Content-Type", "application/json")
-	c.Status(status)
-	_, _ = c.Writer.Write(body) // the reader may be gone; that is no error of ours
-	return nil
-}
-
-// entityTag is the ETag of an entry's revision.
-func entityTag(rev uint64) string { return `"` + strconv.FormatUint(rev, 10) + `"` }

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"sync"
@@ -93,8 +94,26 @@ type Server struct {
 	closeOnce sync.Once
 }
 
+// Check refuses a configuration that could not serve.
+func (cfg Config) Check() error {
+	all := profiles(cfg.Profiles)
+	if _, ok := all[cfg.Profile]; cfg.Profile != "" && !ok {
+		return fmt.Errorf("no limit profile is called %q", cfg.Profile)
+	}
+	for name, p := range all {
+		if low := p.lowest(); low <= 0 {
+			return fmt.Errorf("limit profile %q has a limit of %d; zero never means unlimited", name, low)
+		}
+	}
+	return nil
+}
+
 // New makes a server of a node that is open. It must be closed before the node.
+// It panics on a configuration that Check refuses.
 func New(cfg Config, node Store) *Server {
+	if err := cfg.Check(); err != nil {
+		panic("api: " + err.Error())
+	}
 	if cfg.Profile == "" {
 		cfg.Profile = standardProfile
 	}
