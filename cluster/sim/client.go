@@ -28,6 +28,7 @@ type Client struct {
 	h    *History
 	rng  *rand.Rand
 
+	at      *Server // the only one it talks to; nil: any
 	caller  fsm.Caller
 	request uint64        // the last request id
 	patient bool          // never gives a request up
@@ -49,11 +50,20 @@ func (c *Cluster) NewClient(h *History, name string) *Client {
 // pause is the time between two requests.
 func (k *Client) pause() { time.Sleep(time.Duration(k.rng.Int64N(int64(2 * k.think)))) }
 
-// any is a running process; it waits for one.
+// On has the client talk to one server only.
+func (k *Client) On(i int) *Client {
+	k.at = k.c.Server(i)
+	return k
+}
+
+// any is a running process of those it talks to; it waits for one.
 func (k *Client) any() (*Server, *process) {
 	for {
 		servers := k.c.Servers()
 		s := servers[k.rng.IntN(len(servers))]
+		if k.at != nil {
+			s = k.at
+		}
 		if p := s.process(); p != nil {
 			return s, p
 		}
@@ -98,7 +108,7 @@ func (k *Client) perform(cmd *fsm.Command) (Outcome, *fsm.Result) {
 		switch {
 		case err == nil && result.Refusal == nil:
 			return Applied, result
-		case err == nil && result.Refusal.Code == fsm.CodeUnknownOutcome:
+		case err == nil && forgotten(result.Refusal, known):
 			return Unknown, nil
 		case err == nil && result.Refusal.Code != fsm.CodeUnavailable:
 			return Refused, result
@@ -114,6 +124,18 @@ func (k *Client) perform(cmd *fsm.Command) (Outcome, *fsm.Result) {
 		}
 		time.Sleep(time.Duration(k.rng.Int64N(int64(100 * time.Millisecond))))
 	}
+}
+
+// forgotten tells whether a refusal says nothing about earlier attempts: they are
+// not remembered any more, least of all once their session is over.
+func forgotten(r *fsm.Refusal, known Outcome) bool {
+	switch r.Code {
+	case fsm.CodeUnknownOutcome:
+		return true
+	case fsm.CodeSessionEnded, fsm.CodeNoSession:
+		return known == Unknown
+	}
+	return false
 }
 
 // Read reads keys of a room linearizably, and records it. It returns nil if the

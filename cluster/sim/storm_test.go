@@ -46,13 +46,7 @@ func storm(t *testing.T, s Storm, opts Options) *History {
 		s.Run(Start(t, opts), h)
 	})
 	ran := time.Since(began)
-	for i, err := range h.Check() {
-		if i == 10 {
-			t.Error("and so on")
-			break
-		}
-		t.Errorf("seed %d: %v", s.Seed, err)
-	}
+	complain(t, s.Seed, h.Check())
 	counts := map[Outcome]int{}
 	for _, op := range h.Ops {
 		counts[op.Outcome]++
@@ -63,6 +57,18 @@ func storm(t *testing.T, s Storm, opts Options) *History {
 		t.Errorf("seed %d: too little happened to say anything", s.Seed)
 	}
 	return h
+}
+
+// complain fails a test with the first of some errors.
+func complain(t *testing.T, seed uint64, errs []error) {
+	t.Helper()
+	for i, err := range errs {
+		if i == 8 {
+			t.Errorf("seed %d: and %d more", seed, len(errs)-i)
+			return
+		}
+		t.Errorf("seed %d: %v", seed, err)
+	}
 }
 
 func frames(h *History) (n int) {

@@ -1,0 +1,732 @@
+package sim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"conclave/cluster"
+	"conclave/fsm"
+)
+
+// The guarantees that live at the level of a cluster, each by a schedule of its
+// own; TestStorm has them all at once. Times are virtual: a bound on them is part
+// of the promise, not of the machine's speed.
+
+// inBubble runs a test on a cluster of three, and judges its history if told to
+// record one.
+func inBubble(t *testing.T, opts Options, f func(t *testing.T, c *Cluster, h *History)) {
+	t.Helper()
+	var h *History
+	synctest.Test(t, func(t *testing.T) {
+		h = NewHistory()
+		opts.History = h
+		c := Start(t, opts)
+		f(t, c, h)
+		if !t.Failed() {
+			c.Mend()
+			c.AwaitReady()
+			c.Settle()
+		}
+	})
+	complain(t, opts.Seed, h.Check())
+}
+
+// ordinary is a cluster on a good network and ordinary disks.
+func ordinary(seed uint64) Options {
+	return Options{Seed: seed, Net: LAN, Sync: time.Millisecond}
+}
+
+// put writes a key in the hall until it is acknowledged.
+func (k *Client) put(key string) *Op {
+	k.patient = true
+	return k.Do(single(hall, fsm.Operation{Kind: fsm.OpPut, Key: key, Value: k.value()}))
+}
+
+// read reads a key in the hall until a node serves it.
+func (k *Client) read(key string) *fsm.Entry {
+	for {
+		if r := k.Read(hall, key); r != nil {
+			return r.Entries[key]
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// code is the code of a refusal, "" of anything else.
+func (o *Op) code() fsm.Code {
+	if o.Result == nil || o.Result.Refusal == nil {
+		return ""
+	}
+	return o.Result.Refusal.Code
+}
+
+func TestG1_PowerCutForAllLosesNothing(t *testing.T) {
+	inBubble(t, ordinary(11), func(t *testing.T, c *Cluster, h *History) {
+		k := c.NewClient(h, "ada")
+		for round := range 5 {
+			for i := range 20 {
+				k.put(fmt.Sprint(round, ".", i))
+			}
+			for i := range 3 {
+				c.Kill(i)
+			}
+			c.Mend()
+			for i := range 20 {
+				if k.read(fmt.Sprint(round, ".", i)) == nil {
+					t.Errorf("write %d of round %d is gone", i, round)
+				}
+			}
+		}
+	})
+}
+
+// TestG1_WipedVoter is the schedule in which a voter that forgot its log could
+// lose an acknowledged write: two of three have it, one of these is wiped, the
+// other is down. Whoever is left must not serve until it is back.
+func TestG1_WipedVoter(t *testing.T) {
+	inBubble(t, ordinary(12), func(t *testing.T, c *Cluster, h *History) {
+		k := c.NewClient(h, "ada")
+		leader := c.Leader()
+		followers := c.Followers()
+		wiped, behind := followers[0], followers[1]
+		c.Isolate(behind)
+		k.On(leader).put("k")
+		c.Kill(leader)
+		c.Kill(wiped)
+		c.Wipe(wiped)
+		c.Restart(wiped)
+		c.Net.Heal()
+		for range 20 {
+			time.Sleep(time.Second)
+			for _, i := range []int{wiped, behind} {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				if view, err := c.Node(i).Read(ctx); err == nil {
+					t.Fatalf("n%d serves rev %d without the last write", i+1, view.Rev())
+				}
+				cancel()
+			}
+		}
+		c.Restart(leader)
+		if k.read("k") == nil {
+			t.Fatal("an acknowledged write is gone")
+		}
+		c.Await("the wiped node to be a voter again", func() bool {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+			defer cancel()
+			for _, m := range c.Node(leader).Status(ctx).Members {
+				if m.ID == c.Server(wiped).Name && m.Voter && m.Healthy {
+					return true
+				}
+			}
+			return false
+		})
+		k.At(wiped, t)
+	})
+}
+
+// At has the client write and read on a node that has come back.
+func (k *Client) At(i int, t *testing.T) {
+	t.Helper()
+	k.On(i).put("back")
+	if k.read("back") == nil {
+		t.Error("a node that came back does not read its own write")
+	}
+}
+
+// TestG1_FailingDisk: a node whose disk fails, or hangs, stops itself, and the
+// others go on without it.
+func TestG1_FailingDisk(t *testing.T) {
+	for name, breakDisk := range map[string]func(*Disk){
+		"fails": func(d *Disk) { d.Fail(errors.New("no space left on device")) },
+		"hangs": (*Disk).Hang,
+	} {
+		t.Run(name, func(t *testing.T) {
+			died := make(chan string, 3)
+			opts := ordinary(13)
+			opts.Fatal = func(node string, err error) { died <- node }
+			opts.Configure = func(cfg *cluster.Config) { cfg.DiskLimit = 2 * time.Second }
+			inBubbleMade(t, opts, func() { died = make(chan string, 3) }, func(t *testing.T, c *Cluster, h *History) {
+				k := c.NewClient(h, "ada")
+				k.put("before")
+				leader := c.Leader()
+				breakDisk(c.Server(leader).Disk)
+				k.put("after")
+				if got, want := <-died, c.Server(leader).Name; got != want {
+					t.Errorf("%s stopped itself, want %s", got, want)
+				}
+				for _, key := range []string{"before", "after"} {
+					if k.read(key) == nil {
+						t.Errorf("%s is gone", key)
+					}
+				}
+			})
+		})
+	}
+}
+
+// inBubbleMade is inBubble with something to make inside the bubble first.
+func inBubbleMade(t *testing.T, opts Options, make func(), f func(t *testing.T, c *Cluster, h *History)) {
+	t.Helper()
+	configure := opts.Configure
+	var once sync.Once
+	opts.Configure = func(cfg *cluster.Config) {
+		once.Do(make)
+		configure(cfg)
+	}
+	inBubble(t, opts, f)
+}
+
+// TestG2_PausedLeader: a leader is paused in the middle of its work, another is
+// elected and serves writes, the old one wakes: reads that it was asked for, in
+// the meantime or before, never miss what was acknowledged before they began.
+func TestG2_PausedLeader(t *testing.T) {
+	for seed := range uint64(4) {
+		inBubble(t, ordinary(20+seed), func(t *testing.T, c *Cluster, h *History) {
+			leader := c.Leader()
+			others := c.Followers()
+			k := c.NewClient(h, "ada").On(others[0])
+			k.put("k")
+			c.Pause(leader)
+			c.Await("another leader", func() bool {
+				status := c.Node(others[0]).Status(t.Context())
+				return status.Leader != "" && status.Leader != c.Server(leader).Name
+			})
+			var readers sync.WaitGroup
+			for i := range 40 {
+				k.put("k")
+				readers.Go(func() { c.NewClient(h, fmt.Sprint("reader", i)).On(leader).Read(hall, "k") })
+				if i == 30 {
+					c.Resume(leader)
+				}
+			}
+			readers.Wait()
+			c.NewClient(h, "last").On(leader).read("k")
+		})
+	}
+}
+
+// TestG3_Counting: two clients increment one number by compare-and-set on its
+// version, on different nodes, while the leader dies again and again: not one
+// increment is lost or doubled, and every watcher saw every version.
+func TestG3_Counting(t *testing.T) {
+	const each = 250
+	inBubble(t, ordinary(30), func(t *testing.T, c *Cluster, h *History) {
+		stop := make(chan struct{})
+		var watchers, counters sync.WaitGroup
+		for i := range 3 {
+			watchers.Go(func() { c.NewClient(h, fmt.Sprint("watcher", i)).Watches(hall, stop) })
+		}
+		done := make(chan struct{})
+		for i := range 2 {
+			counters.Go(func() { c.NewClient(h, fmt.Sprint("counter", i)).count(each) })
+		}
+		go func() { counters.Wait(); close(done) }()
+		for {
+			select {
+			case <-done:
+				c.Settle()
+				if e := c.NewClient(h, "judge").read("n"); e == nil || e.Version != 2*each {
+					t.Errorf("got %+v, want version %d", e, 2*each)
+				}
+				close(stop)
+				watchers.Wait()
+				return
+			case <-time.After(300 * time.Millisecond):
+				leader := c.Leader()
+				c.Kill(leader)
+				c.Restart(leader)
+			}
+		}
+	})
+}
+
+// count increments n times.
+func (k *Client) count(n int) {
+	k.patient = true
+	version := uint64(0)
+	for n > 0 {
+		expected := version
+		op := k.Do(single(hall, fsm.Operation{Kind: fsm.OpPut, Key: "n", Value: k.value(), If: &fsm.If{Version: &expected}}))
+		if op.Outcome == Applied {
+			n--
+			version = op.Result.Ops[0].Version
+		} else {
+			version = op.Result.Refusal.Details.Version
+		}
+	}
+}
+
+// TestG4_LateHolder: a holder that slept through its lease cannot write any more,
+// and knowing the present fence helps nobody but its owner.
+func TestG4_LateHolder(t *testing.T) {
+	inBubble(t, ordinary(40), func(t *testing.T, c *Cluster, h *History) {
+		ada, bob := c.NewClient(h, "ada"), c.NewClient(h, "bob")
+		ada.caller.Owner, bob.caller.Owner = "ada", "bob"
+		last := uint64(0)
+		for round := range 4 {
+			late := ada.hold(t, time.Second)
+			time.Sleep(2500 * time.Millisecond)
+			fence := bob.hold(t, 30*time.Second)
+			if late <= last || fence <= late {
+				t.Errorf("fences %d, %d, %d do not grow", last, late, fence)
+			}
+			last = fence
+			if round%2 == 1 {
+				c.Kill(c.Leader())
+				c.Mend()
+			}
+			for _, try := range []struct {
+				k     *Client
+				fence uint64
+				want  fsm.Code
+			}{{ada, late, fsm.CodeStaleFence}, {ada, fence, fsm.CodeStaleFence}, {ada, 0, fsm.CodeLocked}, {bob, 0, fsm.CodeLocked}, {bob, late, fsm.CodeStaleFence}, {bob, fence, ""}} {
+				try.k.patient = true
+				op := try.k.Do(single(hall, fsm.Operation{Kind: fsm.OpPut, Key: stage, Value: try.k.value(), Fence: try.fence}))
+				if op.code() != try.want {
+					t.Errorf("%s with fence %d: got %q, want %q", try.k.Name, try.fence, op.code(), try.want)
+				}
+			}
+			bob.Do(single(hall, fsm.Operation{Kind: fsm.OpRelease, Key: stage, Fence: fence}))
+		}
+	})
+}
+
+// hold acquires the stage at once, from whoever lets it.
+func (k *Client) hold(t *testing.T, ttl time.Duration) uint64 {
+	t.Helper()
+	for range 200 {
+		if fence := k.acquire(hall, stage, ttl); fence != 0 {
+			return fence
+		}
+	}
+	t.Fatalf("%s never got the lock", k.Name)
+	return 0
+}
+
+// ends is the virtual time at which a fence ended, as the first node published
+// it; it waits for that.
+func (h *History) ends(c *Cluster, fence uint64) (at time.Duration) {
+	c.t.Helper()
+	c.Await(fmt.Sprintf("the end of fence %d", fence), func() bool {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		for _, s := range h.Segments {
+			for _, f := range s.Frames {
+				for _, e := range f.Events {
+					if e.Type == fsm.EventLock && e.State != "acquired" && e.Fence == fence {
+						at = f.At
+						return true
+					}
+				}
+			}
+		}
+		return false
+	})
+	return at
+}
+
+// TestG5_LeaseLength: under one leader a lease ends no earlier than its TTL and
+// no later than a second after it, whatever the wall clocks say; renewals move
+// that on.
+func TestG5_LeaseLength(t *testing.T) {
+	for _, jump := range []time.Duration{0, time.Hour, -time.Hour} {
+		t.Run(fmt.Sprintf("wall clocks jump by %v", jump), func(t *testing.T) {
+			inBubble(t, ordinary(50), func(t *testing.T, c *Cluster, h *History) {
+				const ttl = 3 * time.Second
+				ada := c.NewClient(h, "ada")
+				ada.caller.Owner = "ada"
+				fence := ada.hold(t, ttl)
+				for i := range 3 {
+					c.Skew(i, jump)
+				}
+				var renewed time.Duration
+				for range 4 {
+					time.Sleep(2 * time.Second)
+					if !ada.renew(hall, stage, fence, ttl) {
+						t.Fatal("a lease was lost that was renewed in time")
+					}
+					renewed = h.Now()
+				}
+				if got := h.ends(c, fence) - renewed; got > ttl+time.Second {
+					t.Errorf("the lease ended %v after its last renewal, the TTL is %v", got, ttl)
+				}
+				// That it did not end early is checked with the history.
+			})
+		})
+	}
+}
+
+// TestG5_NewLeader: a new leader, which knows nothing of renewals, gives a lease
+// its full TTL from when it took over.
+func TestG5_NewLeader(t *testing.T) {
+	inBubble(t, ordinary(51), func(t *testing.T, c *Cluster, h *History) {
+		const ttl = 5 * time.Second
+		ada := c.NewClient(h, "ada")
+		ada.caller.Owner = "ada"
+		fence := ada.hold(t, ttl)
+		time.Sleep(4 * time.Second)
+		ada.renew(hall, stage, fence, ttl)
+		time.Sleep(4 * time.Second)
+		killed := h.Now()
+		c.Kill(c.Leader())
+		elected := c.Leader()
+		took := h.Now()
+		ended := h.ends(c, fence)
+		if ended < killed+ttl {
+			t.Errorf("the lease ended %v after its leader died, the TTL is %v", ended-killed, ttl)
+		}
+		if c.Leader() == elected && ended > took+ttl+2*time.Second {
+			t.Errorf("the lease ended %v after n%d took over, the TTL is %v", ended-took, elected+1, ttl)
+		}
+	})
+}
+
+// TestG5_RenewalAtTheEdge: renewals sent around the very end of a lease are
+// either acknowledged, and then hold, or refused, and then it is over. The
+// history's checker judges those acknowledged.
+func TestG5_RenewalAtTheEdge(t *testing.T) {
+	inBubble(t, ordinary(52), func(t *testing.T, c *Cluster, h *History) {
+		const ttl = time.Second
+		ada := c.NewClient(h, "ada")
+		ada.caller.Owner = "ada"
+		kept, lost := 0, 0
+		for i := range 120 {
+			fence := ada.hold(t, ttl)
+			time.Sleep(ttl + time.Duration(i%24-8)*time.Millisecond)
+			if ada.renew(hall, stage, fence, ttl) {
+				kept++
+			} else {
+				lost++
+				if ada.fenceOfAnywhere(fence) {
+					t.Errorf("fence %d was refused a renewal and is held", fence)
+				}
+			}
+		}
+		if kept < 10 || lost < 10 {
+			t.Errorf("%d kept and %d lost: the edge was missed", kept, lost)
+		}
+	})
+}
+
+// fenceOfAnywhere tells whether the present state has a fence.
+func (k *Client) fenceOfAnywhere(fence uint64) bool {
+	_, p := k.any()
+	view, err := p.node.Read(context.Background())
+	if err != nil {
+		return false
+	}
+	l := view.Session(hall).Lock(store, stage)
+	return l != nil && len(l.Holders) > 0 && l.Holders[0].Fence == fence
+}
+
+// TestG6_Queue: waiters on all nodes get a lock in the order in which they asked,
+// though the leader dies between; every release wakes one.
+func TestG6_Queue(t *testing.T) {
+	inBubble(t, ordinary(60), func(t *testing.T, c *Cluster, h *History) {
+		first := c.NewClient(h, "first")
+		first.caller.Owner = "first"
+		fence := first.hold(t, time.Minute)
+		var order []string
+		var mu sync.Mutex
+		var waiters sync.WaitGroup
+		victim := c.Leader()
+		for i := range 9 {
+			k := c.NewClient(h, fmt.Sprint("waiter", i))
+			k.caller.Owner = k.Name
+			// Waiters of a node that dies are skipped: these ask the others.
+			k.On((victim + 1 + i%2) % 3)
+			waiting := c.waiting()
+			waiters.Go(func() {
+				fence := k.queue(time.Minute)
+				mu.Lock()
+				order = append(order, k.Name)
+				mu.Unlock()
+				k.patient = true
+				k.Do(single(hall, fsm.Operation{Kind: fsm.OpRelease, Key: stage, Fence: fence}))
+			})
+			c.Await("one more in line", func() bool { return c.waiting() == waiting+1 })
+		}
+		c.Kill(victim)
+		first.patient = true
+		first.Do(single(hall, fsm.Operation{Kind: fsm.OpRelease, Key: stage, Fence: fence}))
+		waiters.Wait()
+		if !slices.IsSorted(order) {
+			t.Errorf("got the lock in the order %v", order)
+		}
+	})
+}
+
+// waiting is how many are in line for the stage, by the node furthest ahead.
+func (c *Cluster) waiting() (most int) {
+	for _, s := range c.Servers() {
+		if node := s.Node(); node != nil {
+			if session := node.View().Session(hall); session != nil {
+				most = max(most, session.Lock(store, stage).Waiting())
+			}
+		}
+	}
+	return most
+}
+
+// queue asks for the stage and waits until it is granted.
+func (k *Client) queue(ttl time.Duration) (fence uint64) {
+	k.patient = true
+	_, p := k.any()
+	op := k.Do(&fsm.Command{Kind: fsm.CommandAcquire, Room: hall, Open: opened(), Acquire: &fsm.Acquire{
+		Store: store, Key: stage, Wait: time.Hour.Milliseconds(), Lock: fsm.LockRequest{TTL: ttl.Milliseconds()},
+		Node: p.node.ID(), Incarnation: p.node.Incarnation(), Waiter: k.Name,
+	}})
+	if op.Result.Fence != 0 {
+		return op.Result.Fence
+	}
+	for {
+		k.h.mu.Lock()
+		g, ok := k.h.Grants[op.Result.Waiter]
+		k.h.mu.Unlock()
+		if ok {
+			return g.Fence
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// TestG9_TwoNodesAtOnce: one request sent to two nodes at the same time, and again
+// while leaders change, is applied once, and gets one answer.
+func TestG9_TwoNodesAtOnce(t *testing.T) {
+	inBubble(t, ordinary(90), func(t *testing.T, c *Cluster, h *History) {
+		k := c.NewClient(h, "ada")
+		k.put("k")
+		for i := range 60 {
+			if i%20 == 10 {
+				c.Kill(c.Leader())
+			}
+			if i%20 == 15 {
+				c.Mend()
+			}
+			k.request++
+			cmd := single(hall, fsm.Operation{Kind: fsm.OpPut, Key: "k", Value: fmt.Appendf(nil, `"%d"`, i)})
+			cmd.Caller, cmd.Client, cmd.Request = k.caller, k.Name, k.request
+			var both sync.WaitGroup
+			var answers [2]*fsm.Result
+			for j := range answers {
+				both.Go(func() {
+					twin := c.NewClient(h, fmt.Sprint("twin", i, j))
+					twin.patient = true
+					_, answers[j] = twin.perform(cmd)
+				})
+			}
+			both.Wait()
+			a, b := answers[0], answers[1]
+			if a.Refusal != nil || a.Rev != b.Rev || a.Ops[0].Version != b.Ops[0].Version || a.Ops[0].Version != uint64(i+2) {
+				t.Fatalf("request %d: got %+v and %+v, want version %d twice", i, a, b, i+2)
+			}
+		}
+	})
+}
+
+// TestG10_Sessions: peers come and go, so that sessions of one room begin and end
+// all the time, under faults.
+func TestG10_Sessions(t *testing.T) {
+	inBubble(t, ordinary(100), func(t *testing.T, c *Cluster, h *History) {
+		stop := make(chan struct{})
+		var visitors sync.WaitGroup
+		for i := range 2 {
+			visitors.Go(func() { c.NewClient(h, fmt.Sprint("visitor", i)).Visits(lobby, stop) })
+		}
+		visitors.Go(func() { c.NewClient(h, "watcher").Watches(lobby, stop) })
+		for range 12 {
+			time.Sleep(5 * time.Second)
+			c.Kill(c.Leader())
+			time.Sleep(time.Second)
+			c.Mend()
+		}
+		close(stop)
+		visitors.Wait()
+		l, _ := h.Log()
+		late := 0
+		for _, op := range h.Ops {
+			if op.code() == fsm.CodeSessionEnded {
+				late++
+			}
+		}
+		if len(l.lives) < 6 || late < 10 {
+			t.Errorf("%d sessions, %d late requests: too few to say anything", len(l.lives), late)
+		}
+	})
+}
+
+// TestG11_Lanes: the writes of a lane, many at a time, take effect in the order of
+// Submit while leaders die and connections break, and are seen by its own node at
+// once and by any other with their revision.
+func TestG11_Lanes(t *testing.T) {
+	opts := ordinary(110)
+	opts.Net.Reset, opts.Net.Loss = 0.02, 0.02
+	inBubble(t, opts, func(t *testing.T, c *Cluster, h *History) {
+		stop := make(chan struct{})
+		var lanes sync.WaitGroup
+		for i := range 3 {
+			lanes.Go(func() { c.NewClient(h, fmt.Sprint("lane", i)).Pipeline(hall, fmt.Sprint("key", i), stop) })
+		}
+		other := c.NewClient(h, "other")
+		for i := range 15 {
+			time.Sleep(time.Second)
+			if i%3 == 0 {
+				c.Kill(c.Leader())
+			}
+			if i%3 == 1 {
+				c.Mend()
+			}
+			op := other.put("mine")
+			_, p := other.any()
+			view, err := p.node.WaitRev(t.Context(), op.Result.Rev)
+			if err == nil {
+				if e := view.Session(hall).Entry(store, "mine"); e == nil || e.Rev < op.Result.Rev {
+					t.Errorf("waited for rev %d and found %+v", op.Result.Rev, e)
+				}
+			}
+		}
+		close(stop)
+		lanes.Wait()
+	})
+}
+
+// TestG12_Flood: one lane with thousands of commands does not hold up another's.
+func TestG12_Flood(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := Start(t, ordinary(120)) // publishes more at a time than rings hold: no history
+		const flood = 16_000         // more than a node has in flight
+		c.NewClient(NewHistory(), "flood").put("k")
+		node := c.Node(c.Followers()[0])
+		lane := node.NewLane()
+		answered := make(chan struct{}, flood)
+		for i := range flood {
+			cmd := single(hall, fsm.Operation{Kind: fsm.OpPut, Key: "k", Value: fmt.Appendf(nil, `"flood %d"`, i)})
+			lane.Submit(cmd, func(*fsm.Result, error) { answered <- struct{}{} })
+		}
+		cmd := single(hall, fsm.Operation{Kind: fsm.OpPut, Key: "other", Value: []byte(`"other"`)})
+		if _, err := node.Do(t.Context(), cmd); err != nil {
+			t.Fatal(err)
+		}
+		if got := len(answered); got > flood*9/10 {
+			t.Errorf("a single command waited for %d of another lane", got)
+		}
+		for range flood {
+			<-answered
+		}
+	})
+}
+
+// TestG14_Minority: a node without a majority answers within the deadline, by the
+// class that is true, and serves reads that may lag.
+func TestG14_Minority(t *testing.T) {
+	const bound = 5 * time.Second
+	for _, role := range []string{"follower", "leader"} {
+		t.Run(role, func(t *testing.T) {
+			inBubble(t, ordinary(140), func(t *testing.T, c *Cluster, h *History) {
+				c.NewClient(h, "ada").put("k")
+				c.Settle()
+				alone := c.Leader()
+				if role == "follower" {
+					alone = c.Followers()[0]
+				}
+				c.Isolate(alone)
+				time.Sleep(5 * time.Second) // it knows by now
+				node := c.Node(alone)
+				var unavailable *cluster.UnavailableError
+
+				start := time.Now()
+				cmd := single(hall, fsm.Operation{Kind: fsm.OpPut, Key: "k", Value: []byte(`"never"`)})
+				if _, err := node.Do(t.Context(), cmd); !errors.As(err, &unavailable) || time.Since(start) > bound {
+					t.Errorf("a write: %v after %v, want unavailable", err, time.Since(start))
+				}
+				start = time.Now()
+				if _, err := node.Read(t.Context()); !errors.As(err, &unavailable) || time.Since(start) > bound {
+					t.Errorf("a read: %v after %v, want unavailable", err, time.Since(start))
+				}
+				view, err := node.Stale()
+				if err != nil || view.Session(hall).Entry(store, "k") == nil {
+					t.Errorf("a stale read: %v", err)
+				}
+				c.Net.Heal()
+				if e := c.NewClient(h, "bob").On(alone).read("k"); string(e.Value) == `"never"` {
+					t.Error("what was unavailable was applied")
+				}
+			})
+		})
+	}
+}
+
+// TestG14_CutOffMeanwhile: what was handed over before the majority was gone has
+// an unknown outcome, in bounded time.
+func TestG14_CutOffMeanwhile(t *testing.T) {
+	inBubble(t, ordinary(141), func(t *testing.T, c *Cluster, h *History) {
+		c.NewClient(h, "ada").put("k")
+		leader := c.Leader()
+		c.Isolate(leader)
+		start := time.Now()
+		cmd := single(hall, fsm.Operation{Kind: fsm.OpPut, Key: "k", Value: []byte(`"perhaps"`)})
+		_, err := c.Node(leader).Do(t.Context(), cmd)
+		var unknown *cluster.UnknownError
+		if !errors.As(err, &unknown) || time.Since(start) > 5*time.Second {
+			t.Errorf("got %v after %v, want an unknown outcome", err, time.Since(start))
+		}
+	})
+}
+
+// TestSnapshotInstalled: a follower that missed more than the others kept gets a
+// snapshot, and then has the same state and publishes the same events.
+func TestSnapshotInstalled(t *testing.T) {
+	opts := ordinary(150)
+	opts.Configure = func(cfg *cluster.Config) { cfg.SnapshotThreshold, cfg.TrailingLogs = 50, 10 }
+	inBubble(t, opts, func(t *testing.T, c *Cluster, h *History) {
+		leader, behind := c.Leader(), c.Followers()[0]
+		c.Isolate(behind)
+		k := c.NewClient(h, "ada").On(leader)
+		for i := range 300 {
+			k.put(fmt.Sprint("key", i%7))
+			if i%100 == 99 {
+				time.Sleep(time.Minute) // raft looks now and then whether to take one
+			}
+		}
+		if first, _ := c.Server(leader).Disk.Open().FirstIndex(); first < 100 {
+			t.Fatalf("the leader's log begins at %d: it kept all", first)
+		}
+		c.Net.Heal()
+		c.Settle()
+		if metas, _ := c.Server(behind).Disk.Open().Snapshots().List(); len(metas) == 0 {
+			t.Error("no snapshot was installed")
+		}
+		k.On(behind).put("after")
+		var want, got *fsm.View
+		c.Await("both to be at one index", func() bool {
+			want, got = c.Node(leader).View(), c.Node(behind).View()
+			return want.Index() == got.Index()
+		})
+		if want.Hash() != got.Hash() {
+			t.Error("the states differ after an installed snapshot")
+		}
+	})
+}
+
+// TestFailover: when the leader dies, writes go on within a few election timeouts.
+func TestFailover(t *testing.T) {
+	inBubble(t, ordinary(160), func(t *testing.T, c *Cluster, h *History) {
+		leader := c.Leader()
+		k := c.NewClient(h, "ada").On(c.Followers()[0])
+		k.put("k")
+		start := h.Now()
+		c.Kill(leader)
+		k.put("k")
+		took := h.Now() - start
+		t.Logf("writes went on after %v", took)
+		if took > 10*time.Second {
+			t.Errorf("writes went on after %v only", took)
+		}
+	})
+}
