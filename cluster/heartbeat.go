@@ -22,7 +22,8 @@ const gonePeers = 200
 type nodeSeen struct {
 	at       time.Time
 	beat     heartbeat
-	caughtUp int // looks in a row at which a non-voter had caught up
+	lag      uint64 // entries it was behind the leader when the heartbeat came; not now, when the leader has gone on
+	caughtUp int    // looks in a row at which a non-voter had caught up
 }
 
 // beat tells the leader, again and again, that this incarnation lives. It stands
@@ -90,7 +91,10 @@ func (l *leadership) heard(id raft.ServerID, beat heartbeat) {
 		seen = &nodeSeen{}
 		l.nodes[id] = seen
 	}
-	seen.at, seen.beat = time.Now(), beat
+	seen.at, seen.beat, seen.lag = time.Now(), beat, 0
+	if own := l.n.machine.View().Index(); beat.Applied < own {
+		seen.lag = own - beat.Applied
+	}
 }
 
 // alive reports whether a member has been heard of lately. Nobody is dead before

@@ -361,7 +361,7 @@ func (l *leadership) current(id raft.ServerID) bool {
 	defer l.mu.Unlock()
 	seen := l.nodes[id]
 	return seen != nil && time.Since(seen.at) < goneAfter*l.n.timeout &&
-		seen.beat.Applied+caughtUpLag >= l.n.machine.View().Index()
+		seen.lag <= caughtUpLag
 }
 
 // reconcile compares the members with what they are meant to be, and changes one

@@ -89,15 +89,15 @@ func (l *leadership) status() Status {
 		}
 		m := &s.Members[i]
 		if seen := l.nodes[servers[i].ID]; seen != nil {
-			m.Applied = seen.beat.Applied
+			m.Applied, m.Lag = seen.beat.Applied, seen.lag
 			m.Disk = time.Duration(seen.beat.DiskMicros) * time.Microsecond
 			m.LastContact = time.Since(seen.at)
-			m.Healthy = m.LastContact < goneAfter*l.n.timeout
+			if m.Healthy = m.LastContact < goneAfter*l.n.timeout; !m.Healthy && m.Applied < s.Applied {
+				m.Lag = s.Applied - m.Applied // what it said then says little now
+			}
 		} else if !m.Leader {
 			m.LastContact = time.Since(l.start)
-		}
-		if m.Applied < s.Applied {
-			m.Lag = s.Applied - m.Applied
+			m.Lag = s.Applied
 		}
 	}
 	return s
