@@ -210,6 +210,12 @@ func (n *testNode) kill() {
 func (n *testNode) stop() int {
 	n.t.Helper()
 	n.signal(syscall.SIGTERM)
+	return n.wait()
+}
+
+// wait waits until the process has ended, and returns its exit code.
+func (n *testNode) wait() int {
+	n.t.Helper()
 	select {
 	case err := <-n.done:
 		n.cmd = nil
@@ -218,7 +224,7 @@ func (n *testNode) stop() int {
 		}
 		return 0
 	case <-time.After(patience):
-		n.t.Fatalf("%s did not stop within %v", n.id, patience)
+		n.t.Fatalf("%s did not end within %v", n.id, patience)
 		return -1
 	}
 }

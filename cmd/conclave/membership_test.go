@@ -63,9 +63,10 @@ func TestG15_nodes_join_and_leave_under_load(t *testing.T) {
 		}
 		t.Logf("%v: %s is removed", time.Since(start), n.id)
 		l.more(20)
-		if code := n.stop(); code != 0 {
+		if code := n.wait(); code != 0 {
 			t.Errorf("%s, removed, exited with %d", n.id, code)
 		}
+		t.Logf("%v: %s has ended by itself", time.Since(start), n.id)
 		l.more(20)
 	}
 	l.finish()

@@ -81,23 +81,33 @@ func serve(ctx context.Context, o *serveOptions, logger *slog.Logger, stdout io.
 	fmt.Fprintf(stdout, "conclave %s listening http=%s peer=%s%s\n", o.id, httpAddr, peerAddr, o.wait())
 	go announce(ctx, node, o.id, stdout)
 
+	// Clients get at most half of the time: handing leadership over is worth more
+	// to the others than a slow reader's last frame.
+	forClients := o.stopTimeout / 2
 	select {
 	case <-ctx.Done():
 		logger.Info("stopping")
+	case <-node.Removed():
+		// Going on would only tell clients that nothing works here; and what they
+		// have asked cannot be answered any more.
+		forClients = min(forClients, removedGrace)
+		fmt.Fprintf(stdout, "conclave %s was removed from the cluster, and ends\n", o.id)
 	case err = <-served:
 		err = fmt.Errorf("serve clients: %w", err)
 	}
-	return errors.Join(err, stop(o.stopTimeout, front, server, node))
+	return errors.Join(err, stop(o.stopTimeout, forClients, front, server, node))
 }
+
+// removedGrace is how long the clients of a node that was removed may take to
+// hear that they should go elsewhere.
+const removedGrace = time.Second
 
 // stop ends a node in order: its clients are sent away while it can still
 // answer what they have asked, then leadership is handed over and raft stops.
-func stop(within time.Duration, front *api.Server, server *http.Server, node *cluster.Node) error {
+func stop(within, forClients time.Duration, front *api.Server, server *http.Server, node *cluster.Node) error {
 	ctx, cancel := context.WithTimeout(context.Background(), within)
 	defer cancel()
-	// Clients get at most half of the time: handing leadership over is worth more
-	// to the others than a slow reader's last frame.
-	clients, cancelClients := context.WithTimeout(ctx, within/2)
+	clients, cancelClients := context.WithTimeout(ctx, forClients)
 	defer cancelClients()
 	frontErr := front.Close(clients)
 	if err := server.Shutdown(clients); err != nil {

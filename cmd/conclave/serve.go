@@ -46,7 +46,8 @@ on from it, whatever these flags say.
 The line "conclave NAME ready" on stdout says that the node serves. SIGTERM and
 SIGINT stop it: clients are sent to other nodes, leadership is handed over, the
 log is closed. A second signal ends the process at once, which is safe: nothing
-acknowledged is lost. A disk that fails, or hangs longer than --disk-limit, ends
+acknowledged is lost. A node that was removed from the cluster ends by itself,
+with exit code 0. A disk that fails, or hangs longer than --disk-limit, ends
 the process with exit code 3.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {

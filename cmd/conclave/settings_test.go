@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -124,5 +125,36 @@ func TestRun_mistakes_on_the_command_line_are_usage(t *testing.T) {
 			t.Errorf("conclave %s: exit code %d, stdout %q, stderr %q, want %d and an explanation on stderr",
 				line, code, &stdout, &stderr, exitUsage)
 		}
+	}
+}
+
+// The examples under deploy set nothing that serve does not know.
+func TestSettings_of_the_deployment_examples_exist(t *testing.T) {
+	known := map[string]bool{}
+	for name := range flagNames(newServe()) {
+		known[variable(name)] = true
+	}
+	var files []string
+	for _, pattern := range []string{"systemd/*", "docker/*"} {
+		found, err := filepath.Glob(filepath.Join("../../deploy", pattern))
+		if err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, found...)
+	}
+	seen := 0
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range regexp.MustCompile(`CONCLAVE_[A-Z_]+`).FindAllString(string(text), -1) {
+			if seen++; !known[name] {
+				t.Errorf("%s sets %s, which is no flag of serve", file, name)
+			}
+		}
+	}
+	if seen < 20 {
+		t.Errorf("found %d settings in %v: this test does not read them any more", seen, files)
 	}
 }
