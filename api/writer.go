@@ -2,6 +2,7 @@ package api
 
 import (
 	"errors"
+	"strings"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -123,7 +124,7 @@ func (k *socket) wrote(w *work) {
 // sendClose writes the close frame and gives the client a moment to answer it.
 func (k *socket) sendClose(code int, text string) error {
 	if len(text) > 120 { // a control frame has 125 bytes
-		text = text[:120]
+		text = strings.ToValidUTF8(text[:120], "")
 	}
 	err := k.out.put(opClose, websocket.FormatCloseMessage(code, text))
 	if err == nil || errors.Is(err, errClosing) {
@@ -172,6 +173,10 @@ func (k *socket) standing(v *fsm.View) (code int, text string) {
 		return wire.CloseRemoved, "removed from the room"
 	case p.Gen <= k.caller.Gen:
 		return 0, ""
+	case p.Attached && p.Rejoined:
+		// A copy of its hello, perhaps an older connection's that the log took late.
+		// If the client still listens here it has no newer one: it comes back.
+		return wire.CloseNoQuorum, "a repeated hello of this client came in between"
 	case p.Attached:
 		return wire.CloseReplaced, "replaced by a newer connection of this peer"
 	}
