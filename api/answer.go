@@ -26,9 +26,14 @@ func answer(c *gin.Context, status int, rev uint64, body []byte) error {
 	return nil
 }
 
+// begin writes the head of a success. A cache must ask again each time: what it
+// keeps is of some earlier revision. Values are the clients', so no browser may
+// take them for anything but JSON.
 func begin(c *gin.Context, status int, rev uint64) {
 	c.Header(headerRev, strconv.FormatUint(rev, 10))
 	c.Header("Content-Type", "application/json")
+	c.Header("Cache-Control", "no-cache")
+	c.Header("X-Content-Type-Options", "nosniff")
 	c.Status(status)
 }
 

@@ -198,7 +198,7 @@ func appendLock(b []byte, store, key string, l *lock.Lock, left timeLeft) []byte
 
 // encodeEvent is the event as every watcher that may see it receives it.
 func encodeEvent(e *fsm.Event) []byte {
-	size := 192 + len(e.Key)
+	size := 320 + len(e.Key) // what an event has besides its value, about
 	if e.Entry != nil {
 		size += len(e.Entry.Value)
 	}

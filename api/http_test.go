@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"encoding/json"
 	"io"
 	"log/slog"
@@ -9,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"conclave/client/wire"
 )
@@ -32,7 +34,9 @@ func newTestServer(t testing.TB, cfg Config) *testServer {
 	s.Server = New(cfg, s.store)
 	s.http = httptest.NewServer(s.Handler())
 	t.Cleanup(func() {
-		if err := s.Close(t.Context()); err != nil && t.Context().Err() == nil {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		if err := s.Close(ctx); err != nil {
 			t.Errorf("close: %v", err)
 		}
 		s.http.Close()

@@ -31,6 +31,9 @@ func TestKeys_putGetDelete(t *testing.T) {
 			t.Errorf("%s: got %s %v", raw, got.body, got.header)
 		}
 	}
+	if got.header.Get("Cache-Control") != "no-cache" || got.header.Get("X-Content-Type-Options") != "nosniff" {
+		t.Errorf("got %v", got.header)
+	}
 	tag := created.header.Get("ETag")
 	for _, match := range []string{tag, "*", "W/" + tag, `"1", ` + tag} {
 		if r := s.do("GET", keys+"poll%2F1", "", "If-None-Match", match).want(304); r.body != "" || r.header.Get("ETag") != tag {

@@ -54,6 +54,22 @@ func TestRooms_idleSessionEnds(t *testing.T) {
 	s.do("GET", "/v1/rooms/five-minutes", "").refused("no_session")
 }
 
+// The repeat of a request that ended a session does not end the next one.
+func TestG9_repeatedEnd(t *testing.T) {
+	s := newTestServer(t, Config{})
+	s.open("r")
+	first := s.do("DELETE", "/v1/rooms/r", "", "Idempotency-Key", "e1").want(200)
+	again := s.do("DELETE", "/v1/rooms/r", "", "Idempotency-Key", "e1").want(200)
+	next := s.open("r").text("session")
+	third := s.do("DELETE", "/v1/rooms/r", "", "Idempotency-Key", "e1").want(200)
+	if again.body != first.body || third.body != first.body {
+		t.Errorf("got %s and %s, first %s", again.body, third.body, first.body)
+	}
+	if got := s.do("GET", "/v1/rooms/r", "").want(200).text("session"); got != next {
+		t.Errorf("the session is %s, want %s", got, next)
+	}
+}
+
 func TestRooms_badInput(t *testing.T) {
 	s := newTestServer(t, Config{})
 	for body, field := range map[string]string{
