@@ -310,19 +310,3 @@ func (s *Server) allLeft(ctx context.Context, sess *fsm.Session) map[fsm.LeaseRe
 	}
 	return s.node.TimeLeft(ctx, refs)
 }
-
-// appendLocks appends all locks of a session, with the time left of their leases.
-func (s *Server) appendLocks(ctx context.Context, b []byte, sess *fsm.Session) []byte {
-	left := s.allLeft(ctx, sess)
-	b = append(b, '[')
-	first := true
-	sess.Locks(func(store, key string, l *lock.Lock) bool {
-		if !first {
-			b = append(b, ',')
-		}
-		first = false
-		b = appendLock(b, store, key, l, leftOf(left, sess, store, key))
-		return true
-	})
-	return append(b, ']')
-}

@@ -121,9 +121,7 @@ func TestG7_EventsResumeByLastEventID(t *testing.T) {
 func TestG7_EventsThatCannotResumeSayWhy(t *testing.T) {
 	s := newSocketServer(t, Config{})
 	rev := s.put("sse", "a", "1").Rev
-	for i := range 1_100 {
-		s.put("sse", "a", fmt.Sprint(i))
-	}
+	s.outrun("sse", rev)
 	r := s.events("sse", "", fmt.Sprint(rev))
 	r.want("a reset", isReset("compacted"))
 	r.want("a snapshot", isSnapshot)

@@ -6,6 +6,7 @@ import (
 
 	"conclave/client/wire"
 	"conclave/fsm"
+	"conclave/lock"
 )
 
 // read is a request that waits for the results of the writes sent before it, and
@@ -183,27 +184,37 @@ func (k *socket) locks(r *request) {
 	}
 	k.readSession(r, func(v *fsm.View, session *fsm.Session) {
 		k.start(func() {
-			var list []byte
-			if one {
-				list = k.appendOneLock(nil, session, store, key)
-			} else {
-				list = k.server.appendLocks(k.hub.ctx, nil, session)
-			}
+			list := k.listLocks(session, store, key, one)
 			k.ok(r, func(b []byte) []byte {
-				b = append(append(b, `{"locks":`...), list...)
+				b = append(list(append(b, `{"locks":[`...)), ']')
 				return append(appendNumber(b, "rev", v.Rev()), '}')
 			})
 		})
 	})
 }
 
-func (k *socket) appendOneLock(b []byte, session *fsm.Session, store, key string) []byte {
+// listLocks asks for the time left of leases and returns what appends the locks.
+func (k *socket) listLocks(session *fsm.Session, store, key string, one bool) func([]byte) []byte {
+	if !one {
+		left := k.server.allLeft(k.hub.ctx, session)
+		return func(b []byte) []byte {
+			start := len(b)
+			session.Locks(func(store, key string, l *lock.Lock) bool {
+				if len(b) > start {
+					b = append(b, ',')
+				}
+				b = appendLock(b, store, key, l, leftOf(left, session, store, key))
+				return true
+			})
+			return b
+		}
+	}
 	l := session.Lock(store, key)
 	if l == nil {
-		return append(b, '[', ']')
+		return func(b []byte) []byte { return b }
 	}
 	left := k.server.node.TimeLeft(k.hub.ctx, leaseRefs(nil, session, store, key, l))
-	return append(appendLock(append(b, '['), store, key, l, leftOf(left, session, store, key)), ']')
+	return func(b []byte) []byte { return appendLock(b, store, key, l, leftOf(left, session, store, key)) }
 }
 
 func (k *socket) validate(r *request) {
