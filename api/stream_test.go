@@ -3,6 +3,7 @@ package api
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -179,8 +180,9 @@ func TestG7_BeyondTheRingIsAResetAndASnapshot(t *testing.T) {
 // outrun writes until a room's ring no longer reaches back to a revision.
 func (s *socketServer) outrun(room string, rev uint64) {
 	s.t.Helper()
+	large := strings.Repeat("v", 60<<10)
 	for i := 0; s.store.Ring(room).Floor() <= rev; i++ {
-		s.put(room, fmt.Sprintf("k%d", i%10), fmt.Sprint(i))
+		s.put(room, fmt.Sprintf("k%d", i%10), `"`+large+`"`)
 	}
 }
 
@@ -623,5 +625,81 @@ func (s *testStore) become(other *testStore) {
 	}
 	if err != nil {
 		s.t.Errorf("install a snapshot: %v", err)
+	}
+}
+
+// overtaken is a sink whose reader takes a snapshot more slowly than the ring
+// turns over, as long as it has patience.
+type overtaken struct {
+	s        *socketServer
+	room     string
+	patience int // snapshots
+	resets   int
+	last     string
+}
+
+func (o *overtaken) frame(_ uint64, payload []byte) error {
+	o.last = string(payload)
+	switch {
+	case strings.HasPrefix(o.last, `{"reset":"slow"`):
+		o.resets++
+	case strings.HasPrefix(o.last, `{"snapshot"`) && o.patience > 0:
+		o.patience--
+		o.s.outrun(o.room, o.s.store.View().Rev())
+	}
+	return nil
+}
+
+func TestG12_NoEndlessResets(t *testing.T) {
+	s := newSocketServer(t, Config{})
+	s.put("lag", "k", "0")
+	nothing := func(*fsm.View, *fsm.Session) error { return nil }
+	t.Run("a reader who never catches up is given up", func(t *testing.T) {
+		out := &overtaken{s: s, room: "lag", patience: 100}
+		st := s.stream("lag", out)
+		defer st.watch(nil)
+		if err := st.add(filters{{types: typesAll}}, 1, nothing); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := st.follow(); !errors.Is(err, errSlow) {
+			t.Errorf("got %v, want %v", err, errSlow)
+		}
+		if out.resets != maxResets {
+			t.Errorf("%d resets, want %d", out.resets, maxResets)
+		}
+	})
+	t.Run("one who does is not, however often it lags", func(t *testing.T) {
+		out := &overtaken{s: s, room: "lag", patience: maxResets}
+		st := s.stream("lag", out)
+		defer st.watch(nil)
+		if err := st.add(filters{{types: typesAll}}, 1, nothing); err != nil {
+			t.Fatal(err)
+		}
+		for range 3 {
+			if v, _, err := st.follow(); err != nil || st.cursor != v.Rev() {
+				t.Fatalf("at %d of %d: %v", st.cursor, v.Rev(), err)
+			}
+			out.patience = maxResets - 1
+			s.outrun("lag", st.cursor)
+		}
+	})
+}
+
+func TestStream_ResumesWithASnapshotWhereAsked(t *testing.T) {
+	s := newSocketServer(t, Config{})
+	s.put("mixed", "old", "1")
+	s.put("mixed", "new", "2")
+	c := s.join("mixed", `"watch":[{"keys":["old"]}]`)
+	_, rev := c.snapshot(1)
+	c.ws.NetConn().Close()
+	s.put("mixed", "old", "3")
+	again := s.join("mixed", fmt.Sprintf(`"watch":[{"keys":["old"]},{"keys":["new"],"snapshot":true}],
+		"resume":{"session":%q,"peer":%q,"key":%q,"rev":%d}`, c.hello.Session, c.hello.Peer, c.hello.ResumeKey, rev))
+	if f := again.nextEvents(); f.Events[0].Key != "old" || string(f.Events[0].Value) != "3" {
+		t.Errorf("got %s, want what was missed", f.raw)
+	}
+	snap, at := again.snapshot(1)
+	if entries := snap.Stores[defaultStore]; len(entries) != 1 || entries[0].Key != "new" || at <= rev {
+		t.Errorf("snapshot %+v", snap)
 	}
 }
