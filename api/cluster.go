@@ -10,6 +10,11 @@ import (
 	"conclave/cluster"
 )
 
+// The operator's routes. They run on the leader wherever they are asked for; what
+// is safe to do is decided by package cluster, whose refusals pass through as they
+// are. A change answers with the cluster afterwards, so that its configuration
+// index is at hand for the next one.
+
 // getCluster answers GET /v1/cluster, with or without a leader.
 func (s *Server) getCluster(c *gin.Context, in *input) error {
 	if err := s.operator(c, in); err != nil {

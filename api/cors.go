@@ -55,6 +55,7 @@ func (s *Server) originAllowed(r *http.Request) bool {
 	if origin == "" || slices.Contains(s.cfg.Origins, "*") || slices.Contains(s.cfg.Origins, origin) {
 		return true
 	}
+	// "null" (a sandboxed frame, a file) has no host and is nobody's.
 	u, err := url.Parse(origin)
 	if err != nil || u.Host == "" {
 		return false

@@ -86,6 +86,7 @@ func appendName(b []byte, name string) []byte {
 	return append(b, '"', ':')
 }
 
+// appendBy appends an author. What it has not is left out.
 func appendBy(b []byte, by fsm.By) []byte {
 	b = append(b, `{"kind":"`...)
 	b = append(b, callerKind(by.Kind)...)
@@ -96,6 +97,7 @@ func appendBy(b []byte, by fsm.By) []byte {
 	return append(b, '}')
 }
 
+// callerKind is the wire's name of a kind of caller.
 func callerKind(k fsm.CallerKind) string {
 	switch k {
 	case fsm.CallerPeer:
@@ -238,7 +240,9 @@ func encodeEvent(e *fsm.Event) []byte {
 	return append(b, '}')
 }
 
-// encodeFrame is a frame for a watcher that sees all of its events.
+// encodeFrame is a frame for a watcher that sees all of its events, which most do:
+// the bytes are made once per node. Who sees less gets a frame of its own around
+// the same encoded events.
 func encodeFrame(f *fsm.Frame) []byte {
 	size := 32
 	for _, e := range f.Events {
@@ -291,6 +295,7 @@ func encodeDelete(r *fsm.Result) []byte {
 
 // encodeTxnResult is the answer to a transaction (protocol section 5).
 func encodeTxnResult(t *fsm.Txn, r *fsm.Result) []byte {
+	// A result does not say what it is of; its operation does.
 	ops := t.Else
 	if r.Applied {
 		ops = t.Then

@@ -35,6 +35,7 @@ func wireError(err error) *wire.Error {
 		return wire.Errorf(wire.Unavailable, "%s", unavailable.Reason)
 	case errors.As(err, &unknown):
 		return wire.Errorf(wire.UnknownOutcome, "%s", unknown.Reason)
+	// Whoever gave up cannot know more than that; a node says it better when asked.
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return wire.Errorf(wire.UnknownOutcome, "the request was given up")
 	}
@@ -101,6 +102,8 @@ func writeProblem(w http.ResponseWriter, e *wire.Error) {
 }
 
 func writeProblemStatus(w http.ResponseWriter, status int, e *wire.Error) {
+	// Only what is certainly not applied asks to be repeated: proxies and clients
+	// act on Retry-After without knowing our codes.
 	if e.Retry == wire.RetrySafe {
 		ms := retryAfter
 		if n, ok := e.Details["retry_after_ms"].(int); ok {

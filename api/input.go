@@ -231,7 +231,8 @@ func (in *input) readBody() []byte {
 	return in.body
 }
 
-// value takes the body as one JSON value.
+// value takes the body as one JSON value. It is the only copy: the command aliases
+// the body that was read.
 func (in *input) value() []byte {
 	body := in.readBody()
 	if in.fault.err != nil {
@@ -244,7 +245,9 @@ func (in *input) value() []byte {
 	return value
 }
 
-// object takes the body as a JSON object; without a body it is empty.
+// object takes the body as a JSON object; without a body it is empty, so that
+// requests whose members are all optional need none. Its faults are the input's:
+// one done tells of both.
 func (in *input) object() *object {
 	body := in.readBody()
 	o := &object{fault: in.fault}
@@ -309,5 +312,5 @@ func (in *input) page() page {
 	return p
 }
 
-// request gives the http.Request; nothing else of gin leaves the handler.
+// request is net/http's, which unlike gin's context may outlive the handler.
 func (in *input) request() *http.Request { return in.c.Request }

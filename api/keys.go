@@ -10,6 +10,10 @@ import (
 	"conclave/fsm"
 )
 
+// The routes of one key. Conditions stand in headers, as HTTP has them, or in the
+// query where HTTP has nothing (versions, fences); they end up in the same
+// operation that a socket's put or a transaction makes.
+
 // getKey answers GET …/stores/{store}/keys/{key}.
 func (s *Server) getKey(c *gin.Context, in *input) error {
 	store, key, raw := in.store(), in.key(), in.flag("raw")
@@ -25,6 +29,8 @@ func (s *Server) getKey(c *gin.Context, in *input) error {
 	if has(c.Request.Header.Values("If-None-Match"), entityTag(e.Rev)) {
 		return answer(c, http.StatusNotModified, v.Rev(), nil)
 	}
+	// The bare value is the bytes that were put, so that scripts need no JSON
+	// around it; its revision is in the headers.
 	if raw {
 		return answer(c, http.StatusOK, v.Rev(), e.Value)
 	}
@@ -62,6 +68,7 @@ func (s *Server) putKey(c *gin.Context, in *input) error {
 	if err != nil {
 		return err
 	}
+	// Also of a repeated request, whose answer is remembered: 201 stays 201.
 	status := http.StatusOK
 	if r.Ops[0].Created {
 		status = http.StatusCreated
@@ -70,7 +77,8 @@ func (s *Server) putKey(c *gin.Context, in *input) error {
 	return answer(c, status, r.Rev, encodePut(r))
 }
 
-// deleteKey answers DELETE …/stores/{store}/keys/{key}.
+// deleteKey answers DELETE …/stores/{store}/keys/{key}. An absent key is no error:
+// afterwards it is absent, as asked for. There is no ETag, for there is no entry.
 func (s *Server) deleteKey(c *gin.Context, in *input) error {
 	cmd, owner := s.opens(in, writing(in, fsm.CommandTxn)), in.owner()
 	cmd.Txn = single(fsm.Operation{

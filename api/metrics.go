@@ -19,14 +19,14 @@ import (
 // their number is bounded by the routes and the codes.
 type metrics struct {
 	registry *prometheus.Registry
-	requests *prometheus.CounterVec // by route and status
-	seconds  *prometheus.HistogramVec
-	sockets  prometheus.Gauge // connections: WebSocket and events
+	requests *prometheus.CounterVec   // by route and status
+	seconds  *prometheus.HistogramVec // by route; a long poll counts as long as it waited
+	sockets  prometheus.Gauge         // connections: WebSocket and events
 	watchers prometheus.Gauge
-	frames   prometheus.Counter // sent to watchers
-	resets   *prometheus.CounterVec
-	batches  *prometheus.CounterVec
-	commands prometheus.Counter
+	frames   prometheus.Counter     // sent to watchers
+	resets   *prometheus.CounterVec // by reason
+	batches  *prometheus.CounterVec // by what the log made of them; repeated ones are re-sent after a change of leader
+	commands prometheus.Counter     // with batches: how many commands share one
 }
 
 func newMetrics(node Store, waits *grants) *metrics {
@@ -80,6 +80,7 @@ func (s *Server) counted(c *gin.Context) {
 	}
 }
 
+// knownMethod bounds the label: a method is any word that a client sends.
 func knownMethod(m string) bool {
 	switch m {
 	case "GET", "HEAD", "PUT", "POST", "PATCH", "DELETE", "OPTIONS":
@@ -105,7 +106,8 @@ func (m *metrics) observe(p *fsm.Published) {
 	}
 }
 
-// statusCollector reads the cluster's state when somebody asks.
+// statusCollector reads the cluster's state when somebody asks. Nothing is counted
+// on the way of a command for it.
 type statusCollector struct{ node Store }
 
 var (
@@ -149,6 +151,7 @@ func (s statusCollector) Collect(ch chan<- prometheus.Metric) {
 	gauge(descHas, truth(st.Leader != ""))
 	gauge(descRev, float64(st.Rev))
 	gauge(descReady, truth(len(s.node.Ready()) == 0))
+	// Other members' disks are their own scrapes' business: one node, one figure.
 	voters := 0
 	for _, m := range st.Members {
 		if m.Voter {

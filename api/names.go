@@ -7,6 +7,9 @@ import (
 	"unicode/utf8"
 )
 
+// Names are checked here, once, before anything is done with them: they stand in
+// keys of trees, in URLs, in metrics of other systems and on terminals.
+
 // defaultStore is the store of a request that names none.
 const defaultStore = "default"
 

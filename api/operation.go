@@ -7,6 +7,10 @@ import (
 	"conclave/fsm"
 )
 
+// From the members of requests to the state machine's operations: the same for
+// HTTP, for sockets and inside transactions, so that a verb means one thing. A
+// verb to come is added to operation, encode's appendOpResult and its OpKind.
+
 // maxOperations bounds the operations of each branch of a transaction, and its
 // conditions (protocol section 5).
 const maxOperations = fsm.MaxOperations
@@ -54,6 +58,8 @@ func (o *object) operation(do string, by fsm.Caller) fsm.Operation {
 		o.refuseVerb(do)
 		return op
 	}
+	// Which members a verb has is decided here once: what is not taken is refused
+	// by done as unknown, so a fence on a get is an error and not ignored.
 	op.Key = o.key()
 	if op.Kind == fsm.OpPut || op.Kind == fsm.OpDelete {
 		op.If = o.condition()
@@ -115,7 +121,8 @@ func (o *object) condition() *fsm.If {
 	return &cond
 }
 
-// conditions takes the members that say what must hold of an entry.
+// conditions takes the members that say what must hold of an entry. They are the
+// same in an `if` and in a condition of a transaction.
 func (o *object) conditions() fsm.If {
 	return fsm.If{
 		Rev: o.counter("rev", 0), Version: o.counter("version", 0),
@@ -203,6 +210,8 @@ func single(op fsm.Operation) *fsm.Txn {
 // checkSize refuses a command that would be over fsm.MaxCommandBytes encoded. It
 // counts what may be large and allows for the rest.
 func checkSize(c *fsm.Command) *wire.Error {
+	// Encoding the command to measure it would cost more than all the rest of the
+	// decoding; counted this way it is never less than the encoding.
 	const each = 96 // an operation's numbers, tags and short names
 	size := 1024
 	if c.Txn != nil {

@@ -27,7 +27,8 @@ func (in *input) peer() string {
 	})
 }
 
-// listPeers answers GET …/peers.
+// listPeers answers GET …/peers. There may be tens of thousands, each with its
+// data, so they are streamed from the view rather than put together first.
 func (s *Server) listPeers(c *gin.Context, in *input) error {
 	sess, v, err := s.reading(in)
 	if err != nil {
@@ -77,6 +78,9 @@ func (s *Server) postPeer(c *gin.Context, in *input) error {
 		cmd.Open, _ = s.opening("", 0)
 	}
 	o := in.object()
+	// The key is drawn anew for a repeated request too; the one that counts is in
+	// the result, which is remembered. A key derived from the request's would be as
+	// weak as what the client calls random.
 	join := &fsm.Join{
 		Key: randomName("k"), Name: o.bounded("name", maxPeerName), Ref: o.bounded("ref", maxPeerRef), Data: o.raw("data"),
 	}
@@ -99,7 +103,8 @@ func (s *Server) postPeer(c *gin.Context, in *input) error {
 	}{r.Peer, r.Key, r.Session, join.TTL, r.Rev}))
 }
 
-// keepPeer answers PUT …/peers/{peer}/alive.
+// keepPeer answers PUT …/peers/{peer}/alive. Like a lock's renewal it is recorded
+// by the leader and not logged: a thousand peers without sockets cost no writes.
 func (s *Server) keepPeer(c *gin.Context, in *input) error {
 	ref := fsm.LeaseRef{Room: in.room(), Session: in.session(), Peer: in.peer()}
 	if err := in.done(); err != nil {
@@ -141,6 +146,7 @@ func (s *Server) patchPeer(c *gin.Context, in *input) error {
 	}
 	o.done()
 	cmd.SetPeer = set
+	// Form comes before rights, so the request is checked before its caller is.
 	if err := in.done(); err != nil {
 		return err
 	}
@@ -158,6 +164,7 @@ func (s *Server) patchPeer(c *gin.Context, in *input) error {
 func (s *Server) deletePeer(c *gin.Context, in *input) error {
 	cmd := writing(in, fsm.CommandLeave)
 	cmd.Target, cmd.Reason = in.peer(), "removed"
+	// Others learn from the reason whether somebody went or was sent away.
 	if self, _ := in.header(headerPeer); self == cmd.Target {
 		cmd.Reason = "left"
 	}

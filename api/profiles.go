@@ -24,7 +24,8 @@ func (p Profile) lowest() int {
 
 const standardProfile = "standard"
 
-// builtin are the profiles of protocol section 1.
+// builtin are the profiles of protocol section 1. Those that carry a vendor's name
+// have that vendor's limits, so that an app which moves here meets no new ones.
 var builtin = map[string]Profile{
 	standardProfile: {
 		Limits: wire.Limits{
@@ -79,6 +80,8 @@ func profiles(operators map[string]Profile) map[string]Profile {
 // timeout in ms, 0 for one that a peer starts by joining. ok is false when there
 // is no such profile; "" is the configured default.
 func (s *Server) opening(profile string, idle int64) (_ *fsm.Open, ok bool) {
+	// Limits travel as numbers: all replicas enforce the same, whatever each one's
+	// configuration calls by that name.
 	if profile == "" {
 		profile = s.cfg.Profile
 	}

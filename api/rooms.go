@@ -35,8 +35,9 @@ func (in *input) consistency() (q consistency) {
 	return q
 }
 
-// view is a view as fresh as asked for. The HTTP routes and the sockets read
-// through it.
+// view is a view as fresh as asked for: a linearizable one costs a round of the
+// leader, which many reads share; a stale one costs nothing and needs no leader. HTTP
+// and sockets both read through it.
 func (s *Server) view(ctx context.Context, q consistency) (*fsm.View, error) {
 	read := s.node.Read
 	if q.stale {
@@ -97,7 +98,8 @@ func (s *Server) opens(in *input, cmd *fsm.Command) *fsm.Command {
 }
 
 // do checks the rest of a request, establishes its caller (who owns locks under
-// that name) and applies its command. A refusal is an error.
+// that name) and applies its command, in the protocol's order of refusals: form,
+// rights, then what the state says. A refusal is an error.
 func (s *Server) do(in *input, cmd *fsm.Command, owner string) (*fsm.Result, error) {
 	if err := in.done(); err != nil {
 		return nil, err
@@ -114,7 +116,9 @@ func (s *Server) do(in *input, cmd *fsm.Command, owner string) (*fsm.Result, err
 	return r, outcome(r, err)
 }
 
-// listRooms answers GET /v1/rooms.
+// listRooms answers GET /v1/rooms, a page of the rooms that have a live session.
+// The name of the last one is where the next page goes on, whatever was opened or
+// ended in between.
 func (s *Server) listRooms(c *gin.Context, in *input) error {
 	p, q := in.page(), in.consistency()
 	if err := in.done(); err != nil {
@@ -190,6 +194,7 @@ func (s *Server) putRoom(c *gin.Context, in *input) error {
 	in.remember(cmd)
 	o := in.object()
 	profile, named := o.str("profile")
+	// A session that nobody joins must end some time: it always has an idle timeout.
 	open, ok := s.opening(profile, defaultIdle)
 	if named && !ok {
 		o.refuse("profile", "there is no profile %q", profile)
@@ -249,7 +254,8 @@ func (o *object) seeds() *fsm.Txn {
 	return t
 }
 
-// deleteRoom answers DELETE /v1/rooms/{room}: it ends the session now.
+// deleteRoom answers DELETE /v1/rooms/{room}: it ends the session now. With an
+// Idempotency-Key, or naming the session, a repeat cannot end the next one.
 func (s *Server) deleteRoom(c *gin.Context, in *input) error {
 	cmd := writing(in, fsm.CommandEnd)
 	r, err := s.do(in, cmd, "")

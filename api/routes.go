@@ -24,12 +24,15 @@ type handler func(c *gin.Context, in *input) error
 func (s *Server) routes() http.Handler {
 	gin.SetMode(gin.ReleaseMode)
 	g := gin.New()
+	// A redirect would send a write somewhere else than it was meant for.
 	g.RedirectTrailingSlash = false
 	g.HandleMethodNotAllowed = true
 	// Names are matched as they were escaped, so that a%2Fb stays one segment,
 	// and unescaped by input: gin itself would turn a plus into a space.
 	g.UseEscapedPath = true
 	g.UnescapePathValues = false
+	// A panic inside counted or cors is answered too; an error is counted, and
+	// marked for browsers, like any answer.
 	g.Use(s.recovered, s.counted, s.cors)
 	g.NoRoute(s.handle(func(*gin.Context, *input) error {
 		return wire.Errorf(wire.NotFound, "no such route")

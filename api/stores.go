@@ -9,7 +9,11 @@ import (
 	"conclave/fsm"
 )
 
-// listStores answers GET …/stores.
+// Reading whole stores. Writing them (replace, merge) comes later: routes refuses
+// it by name.
+
+// listStores answers GET …/stores. A session has few stores (a limit bounds them),
+// so there are no pages.
 func (s *Server) listStores(c *gin.Context, in *input) error {
 	sess, v, err := s.reading(in)
 	if err != nil {
@@ -36,6 +40,8 @@ func (s *Server) getStore(c *gin.Context, in *input) error {
 	if err != nil {
 		return err
 	}
+	// The pages of one walk may be of different revisions; each says of which. Who
+	// needs one moment of a large store watches it: a snapshot is of one view.
 	b := appendString([]byte(`{"store":`), store)
 	b = appendNumber(b, "rev", v.Rev())
 	b = append(b, `,"entries":`...)
@@ -71,6 +77,8 @@ func appendEntries(b []byte, sess *fsm.Session, store string, p page) (_ []byte,
 	return b, n > 0
 }
 
+// hasStore tells an empty page of a store from a store that does not exist. The
+// default store always does.
 func hasStore(sess *fsm.Session, store string) bool {
 	for _, info := range sess.Stores() {
 		if info.Store == store {
