@@ -61,6 +61,10 @@ func startServers(t testing.TB) *servers {
 		s.start(n)
 	}
 	t.Cleanup(func() {
+		// All that clients have left behind is seen to while there is a quorum.
+		for _, n := range s.nodes {
+			s.silence(n)
+		}
 		for _, n := range s.nodes {
 			s.stop(n)
 			n.proxy.close()
@@ -100,22 +104,33 @@ func (s *servers) start(n *server) {
 
 // stop takes a node away, with its state kept: clients first, then the node.
 func (s *servers) stop(n *server) {
+	s.silence(n)
 	if n.node == nil {
 		return
 	}
-	n.proxy.to("")
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if err := n.node.Close(ctx); err != nil {
+		s.t.Errorf("close %s: %v", n.cfg.ID, err)
+	}
+	n.net.Close()
+	n.node, n.net = nil, nil
+}
+
+// silence ends what a node does for clients.
+func (s *servers) silence(n *server) {
+	if n.api == nil {
+		return
+	}
+	n.proxy.to("")
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	if err := n.api.Close(ctx); err != nil {
 		s.t.Errorf("close the api of %s: %v", n.cfg.ID, err)
 	}
 	n.http.Close()
 	<-n.done
-	if err := n.node.Close(ctx); err != nil {
-		s.t.Errorf("close %s: %v", n.cfg.ID, err)
-	}
-	n.net.Close()
-	n.node, n.net = nil, nil
+	n.api = nil
 }
 
 func (s *servers) ready() {

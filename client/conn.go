@@ -25,18 +25,20 @@ type conn struct {
 	ws      *websocket.Conn
 	silence atomic.Int64 // ns that the server may be silent for
 
-	mu     sync.Mutex
-	queue  [][]byte // guarded by mu
 	wake   chan struct{}
 	stop   chan struct{}
 	writer sync.WaitGroup
 	quit   func() bool   // stops waiting for the end of ctx
 	said   chan struct{} // closed when goodbye has been said
+
+	mu      sync.Mutex
+	queue   [][]byte // guarded by mu
+	parting bool     // goodbye has begun, and has a deadline; guarded by mu
 }
 
 // newConn takes over a WebSocket. When ctx ends it says goodbye (1000: a peer
-// leaves); the owner then reads on until the server has said so too, or a short
-// while is over.
+// leaves); the owner reads on until the server has said so too, or goodbyeLimit
+// is over.
 func newConn(ctx context.Context, ws *websocket.Conn) *conn {
 	c := &conn{ctx: ctx, ws: ws, wake: make(chan struct{}, 1), stop: make(chan struct{}), said: make(chan struct{})}
 	ws.SetReadLimit(maxFrame)
@@ -49,7 +51,10 @@ func newConn(ctx context.Context, ws *websocket.Conn) *conn {
 	c.quit = context.AfterFunc(ctx, func() {
 		defer close(c.said)
 		limit := time.Now().Add(goodbyeLimit)
+		c.mu.Lock()
+		c.parting = true
 		_ = ws.SetReadDeadline(limit)
+		c.mu.Unlock()
 		bye := websocket.FormatCloseMessage(websocket.CloseNormalClosure, "")
 		_ = ws.WriteControl(websocket.CloseMessage, bye, limit)
 	})
@@ -100,11 +105,12 @@ func (c *conn) setSilence(d time.Duration) {
 }
 
 // heard moves the deadline of the next frame, unless the connection is saying
-// goodbye.
+// goodbye: that takes no longer because the server goes on talking.
 func (c *conn) heard() {
-	_ = c.ws.SetReadDeadline(time.Now().Add(time.Duration(c.silence.Load())))
-	if c.ctx.Err() != nil {
-		_ = c.ws.SetReadDeadline(time.Now().Add(goodbyeLimit))
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.parting {
+		_ = c.ws.SetReadDeadline(time.Now().Add(time.Duration(c.silence.Load())))
 	}
 }
 

@@ -146,7 +146,7 @@ func (s *Stream) hangUp() {
 	s.quiet.Stop()
 	s.cancel()
 	s.body.Close()
-	s.body, s.reset, s.behind = nil, "", s.position
+	s.body, s.reset = nil, ""
 	s.pages.take()
 }
 

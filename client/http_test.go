@@ -199,6 +199,7 @@ func TestStream_resumes_and_starts_anew(t *testing.T) {
 	}
 	first := "data: {\"snapshot\":{\"session\":\"s1\",\"stores\":{\"default\":[" + entry(1, "a", "1") + "]}},\"rev\":10,\"more\":true}\n\n"
 	httpBubble(t, []http.HandlerFunc{
+		noting(events(first, false)), // half a snapshot
 		noting(events(first+page(10, 10, entry(2, "b", "2"), false)+change(11, put(11, "a", "3")), false)),
 		noting(refuses(unavailable)),
 		noting(events("id: 12\ndata: {\"rev\":12}\n\n"+change(13, put(13, "a", "4")), false)),
@@ -226,7 +227,7 @@ func TestStream_resumes_and_starts_anew(t *testing.T) {
 		if _, err := s.Next(t.Context()); !HasCode(err, wire.Forbidden) {
 			t.Errorf("a refusal: %v", err)
 		}
-		if diff := cmp.Diff([]string{"", "11", "11", "13", "13", "21", "22"}, resumed); diff != "" {
+		if diff := cmp.Diff([]string{"", "", "11", "11", "13", "13", "21", "22"}, resumed); diff != "" {
 			t.Errorf("resumed after (-want +got):\n%s", diff)
 		}
 		if uri := (*asked)[0].URI; uri != "/v1/rooms/room/events?key=a&key=b%2A&type=put" {

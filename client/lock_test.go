@@ -253,6 +253,39 @@ func TestLock_excludes_within_the_room(t *testing.T) {
 		if _, err := unlocking.wait(); err != nil {
 			t.Error(err)
 		}
+		third, err := second.wait()
+		if err != nil {
+			t.Fatal(err)
+		}
+		unlocking = async(func() (bool, error) { return true, third.Unlock(t.Context()) })
+		k.ok(k.next("release"), `{"rev":14}`)
+		unlocking.wait()
+		if len(r.turns) != 0 || len(r.locks) != 0 {
+			t.Errorf("%d turns and %d locks are left over", len(r.turns), len(r.locks))
+		}
+		k.leave(r)
+	})
+}
+
+// A grant that took so long that its peer is gone is none, whatever a confused
+// server says to a renewal.
+func TestLock_granted_to_a_peer_that_is_no_more_is_asked_for_again(t *testing.T) {
+	inBubble(t, func(t *testing.T, s *scripted, c *Client) {
+		r, k := s.join(c, JoinOptions{})
+		taking := async(func() (*Lock, error) { return r.Lock(t.Context(), "stage", TTL(9*time.Second)) })
+		m := k.next("acquire")
+		k.send(`{"id":%d,"waiting":{"position":1}}`, m.ID)
+		k.ok(m, `{"fence":20,"expires_in_ms":9000}`)
+		k.next("renew")
+		k.drop()
+		k = s.connection()
+		k.welcome("p2", false)
+		k.ok(k.next("renew"), `{"expires_in_ms":9000}`)
+		k.ok(k.next("acquire"), `{"fence":30,"expires_in_ms":9000}`)
+		l, err := taking.wait()
+		if err != nil || l.Fence() != 30 || l.Owner() != "p2" {
+			t.Fatal(l, err)
+		}
 		k.leave(r)
 	})
 }

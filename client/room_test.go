@@ -8,6 +8,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/gorilla/websocket"
+
 	"conclave/client/wire"
 )
 
@@ -64,7 +66,7 @@ func TestG9_unanswered_requests_are_sent_again_under_their_ids(t *testing.T) {
 		r, k := s.join(c, JoinOptions{})
 		var puts []*result[*Written]
 		var sent []*message
-		for i := range 3 {
+		for i := range 4 {
 			puts = append(puts, async(func() (*Written, error) { return r.Put(t.Context(), fmt.Sprint("k", i), i) }))
 			sent = append(sent, k.next("put"))
 		}
@@ -80,13 +82,13 @@ func TestG9_unanswered_requests_are_sent_again_under_their_ids(t *testing.T) {
 		if got := hello.Resume; got == nil || *got != (resume{Session: "s1", Peer: "p1", Key: "key-p1", Rev: 13}) {
 			t.Errorf("hello resumes %+v", got)
 		}
-		for _, want := range []*message{sent[0], sent[2]} {
+		for _, want := range []*message{sent[0], sent[2], sent[3]} {
 			if got := k.next("put"); got.ID != want.ID || got.Key != want.Key || string(got.Value) != string(want.Value) {
 				t.Errorf("sent again %d %s=%s, want %d %s=%s", got.ID, got.Key, got.Value, want.ID, want.Key, want.Value)
 			}
 			k.ok(want, fmt.Sprintf(`{"version":1,"rev":%d}`, 20+want.ID))
 		}
-		for _, i := range []int{0, 2} {
+		for _, i := range []int{0, 2, 3} {
 			if w, err := puts[i].wait(); err != nil || w.Rev != 20+sent[i].ID {
 				t.Errorf("put %d: %+v, %v", i, w, err)
 			}
@@ -389,5 +391,28 @@ func TestRoom_observers_follow_the_room_into_its_next_session(t *testing.T) {
 		}
 		k.ok(m, fmt.Sprintf(welcome, "null"))
 		k.leave(r)
+	})
+}
+
+// A goodbye is short, whatever the server does meanwhile.
+func TestRoom_Close_does_not_wait_for_a_server_that_goes_on(t *testing.T) {
+	inBubble(t, func(t *testing.T, s *scripted, c *Client) {
+		r, k := s.join(c, JoinOptions{})
+		k.ws.SetCloseHandler(func(int, string) error { return nil }) // no answer
+		stop := make(chan struct{})
+		go func() {
+			defer close(stop)
+			for k.ws.WriteMessage(websocket.TextMessage, []byte(`{"rev":11}`)) == nil {
+				time.Sleep(100 * time.Millisecond)
+			}
+		}()
+		time.Sleep(time.Minute)
+		begun := time.Now()
+		r.Close()
+		if d := time.Since(begun); d > 3*time.Second {
+			t.Errorf("Close took %v", d)
+		}
+		<-stop
+		k.drop()
 	})
 }

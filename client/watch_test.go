@@ -198,17 +198,20 @@ func TestG12_a_slow_consumer_harms_nobody_else(t *testing.T) {
 		equal(t, story(t, slow, 1), []string{"10 snapshot"})
 		equal(t, story(t, quick, 1), []string{"10 snapshot"})
 		big := `"` + strings.Repeat("x", 100_000) + `"`
-		const n = 40 // 4 MB, four times the bound
-		for i := uint64(1); i <= n; i++ {
+		const n = 40                                                              // 4 MB, four times the bound
+		gone := async(func() (*message, error) { return k.next("unwatch"), nil }) // the slow one is given up on
+		for i := uint64(1); i <= n; i += 2 {
 			k.send(`{"events":[%s],"rev":%d}`, put(10+i, "a", big), 10+i)
-			u, err := quick.Next(t.Context())
-			if err != nil || u.Rev != 10+i || u.Reset != "" {
-				t.Fatalf("the quick one got %d reset=%s, %v", u.Rev, u.Reset, err)
-			}
-			if i == n/2 {
-				k.next("unwatch") // the slow one is given up on
+			k.send(`{"events":[%s],"rev":%d}`, put(11+i, "a", big), 11+i)
+			for _, want := range []uint64{10 + i, 11 + i} {
+				synctest.Wait()
+				u, err := quick.Next(t.Context())
+				if err != nil || u.Rev != want || u.Reset != "" {
+					t.Fatalf("the quick one got %d reset=%s, %v", u.Rev, u.Reset, err)
+				}
 			}
 		}
+		gone.wait()
 		r.mu.Lock()
 		if slow.state != dropped || slow.queue != nil || slow.bytes != 0 {
 			t.Errorf("the slow watch holds %d bytes in %d updates", slow.bytes, len(slow.queue))
@@ -222,6 +225,35 @@ func TestG12_a_slow_consumer_harms_nobody_else(t *testing.T) {
 		got, _ := back.wait()
 		equal(t, got, []string{"50 reset=slow snapshot a=1", "51 put a=2"})
 		equal(t, story(t, quick, 1), []string{"51 put a=2"})
+		k.leave(r)
+	})
+}
+
+// Each watch takes the snapshot that was meant for it, also after a reset that was
+// for all.
+func TestWatch_takes_its_own_snapshot(t *testing.T) {
+	inBubble(t, func(t *testing.T, s *scripted, c *Client) {
+		r, k := s.join(c, JoinOptions{})
+		w := watching(t, r, k, "", Keys("*"))
+		k.send(`{"reset":"slow"}`)
+		k.send(`{"snapshot":{"session":"s1","stores":{"default":[%s]}},"rev":11,"more":false}`, entry(11, "a", "0"))
+		var opened [2]*Watch
+		var ids [2]uint64
+		for i := range opened {
+			opening := async(func() (*Watch, error) { return r.Watch(t.Context(), Keys("a")) })
+			m := k.next("watch")
+			k.ok(m, `{"rev":12}`)
+			opened[i], _ = opening.wait()
+			ids[i] = m.ID
+		}
+		k.send(`{"snapshot":{"session":"s1","stores":{"default":[%s]}},"for":%d,"rev":12,"more":false}`, entry(12, "a", "1"), ids[1])
+		k.send(`{"events":[%s],"rev":13}`, put(13, "a", "2"))
+		k.send(`{"snapshot":{"session":"s1","stores":{"default":[%s]}},"for":%d,"rev":13,"more":false}`, entry(13, "a", "2"), ids[0])
+		k.send(`{"events":[%s],"rev":14}`, put(14, "a", "3"))
+		synctest.Wait()
+		equal(t, story(t, w, 3), []string{"11 snapshot a=0", "13 put a=2", "14 put a=3"})
+		equal(t, story(t, opened[0], 2), []string{"13 snapshot a=2", "14 put a=3"})
+		equal(t, story(t, opened[1], 3), []string{"12 snapshot a=1", "13 put a=2", "14 put a=3"})
 		k.leave(r)
 	})
 }
