@@ -111,17 +111,6 @@ func (fs filters) passesKey(t typeSet, store, key string) bool {
 	})
 }
 
-// of are the filters that one request brought.
-func (fs filters) of(watch uint64) filters {
-	return slices.Collect(func(yield func(filter) bool) {
-		for _, f := range fs {
-			if f.watch == watch && !yield(f) {
-				return
-			}
-		}
-	})
-}
-
 // without are the filters that other requests brought. The receiver stays as it
 // is: a snapshot may still be reading it.
 func (fs filters) without(watch uint64) filters {
