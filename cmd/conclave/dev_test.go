@@ -31,32 +31,9 @@ type devRun struct {
 	tempFiles string // TMPDIR of the process
 }
 
-// freePorts finds three free ports in a row.
-func freePorts(t *testing.T) int {
-	t.Helper()
-	for range 100 {
-		_, port, _ := net.SplitHostPort(freeAddr(t))
-		first, _ := strconv.Atoi(port)
-		free := true
-		for i := range devNodes {
-			l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", first+i))
-			if err != nil {
-				free = false
-				break
-			}
-			l.Close()
-		}
-		if free {
-			return first
-		}
-	}
-	t.Fatal("no free ports found")
-	return 0
-}
-
 func startDev(t *testing.T, args ...string) *devRun {
 	t.Helper()
-	d := &devRun{t: t, httpPort: freePorts(t), peerPort: freePorts(t), tempFiles: t.TempDir(), done: make(chan error, 1)}
+	d := &devRun{t: t, httpPort: freePorts(t, devNodes), peerPort: freePorts(t, devNodes), tempFiles: t.TempDir(), done: make(chan error, 1)}
 	for i := range devNodes {
 		d.http = append(d.http, fmt.Sprintf("http://127.0.0.1:%d", d.httpPort+i))
 	}
@@ -202,7 +179,7 @@ func TestDev_leaves_no_orphans_when_killed(t *testing.T) {
 }
 
 func TestDev_says_which_port_is_taken(t *testing.T) {
-	first := freePorts(t)
+	first := freePorts(t, devNodes)
 	l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", first+1))
 	if err != nil {
 		t.Fatal(err)
@@ -210,7 +187,7 @@ func TestDev_says_which_port_is_taken(t *testing.T) {
 	defer l.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, binary, "dev", "--http-port", strconv.Itoa(first), "--peer-port", strconv.Itoa(freePorts(t)))
+	cmd := exec.CommandContext(ctx, binary, "dev", "--http-port", strconv.Itoa(first), "--peer-port", strconv.Itoa(freePorts(t, devNodes)))
 	out, err := cmd.CombinedOutput()
 	var exit *exec.ExitError
 	if !errors.As(err, &exit) || !strings.Contains(string(out), l.Addr().String()) || !strings.Contains(string(out), "--http-port") {

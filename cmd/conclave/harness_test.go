@@ -79,8 +79,9 @@ type testNode struct {
 	data           string
 	log            lockedBuffer
 
-	cmd  *exec.Cmd // nil when the process does not run
-	done chan error
+	cmd   *exec.Cmd     // nil when the process does not run
+	ended chan struct{} // closed when the process has ended, of err
+	err   error
 }
 
 // lockedBuffer collects the output of processes.
@@ -147,20 +148,44 @@ func (c *testCluster) add(id string, args ...string) *testNode {
 	return node
 }
 
-// freeAddr finds a loopback address on which nobody listens. It stays below the
-// ports that the kernel gives to outgoing connections, which could take it again
-// before the node listens on it.
+// givenPorts are those that freePorts has given out, each once.
+var givenPorts = struct {
+	sync.Mutex
+	m map[int]bool
+}{m: map[int]bool{}}
+
+// freePorts finds n loopback ports in a row on which nobody listens, and returns
+// the first. They stay below the ports that the kernel gives to outgoing
+// connections, which could take them again before a node listens on them.
+func freePorts(t *testing.T, n int) (first int) {
+	t.Helper()
+	givenPorts.Lock()
+	defer givenPorts.Unlock()
+search:
+	for range 1000 {
+		first = 10000 + rand.IntN(20000)
+		for port := first; port < first+n; port++ {
+			l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+			if err != nil {
+				continue search
+			}
+			l.Close()
+			if givenPorts.m[port] {
+				continue search
+			}
+		}
+		for port := first; port < first+n; port++ {
+			givenPorts.m[port] = true
+		}
+		return first
+	}
+	t.Fatal("no free ports found")
+	return 0
+}
+
 func freeAddr(t *testing.T) string {
 	t.Helper()
-	for range 100 {
-		addr := fmt.Sprintf("127.0.0.1:%d", 10000+rand.IntN(20000))
-		if l, err := net.Listen("tcp", addr); err == nil {
-			l.Close()
-			return addr
-		}
-	}
-	t.Fatal("no free port found")
-	return ""
+	return net.JoinHostPort("127.0.0.1", strconv.Itoa(freePorts(t, 1)))
 }
 
 // start starts the node's process.
@@ -173,9 +198,12 @@ func (n *testNode) start() {
 	if err := n.cmd.Start(); err != nil {
 		n.t.Fatal(err)
 	}
-	cmd, done := n.cmd, make(chan error, 1)
-	n.done = done
-	go func() { done <- cmd.Wait() }()
+	cmd, ended := n.cmd, make(chan struct{})
+	n.ended = ended
+	go func() {
+		n.err = cmd.Wait()
+		close(ended)
+	}()
 }
 
 // ready waits until the node serves.
@@ -185,8 +213,8 @@ func (n *testNode) ready() {
 	defer h.Close()
 	eventually(n.t, n.id+" serves", func() bool {
 		select {
-		case err := <-n.done:
-			n.t.Fatalf("%s ended: %v", n.id, err)
+		case <-n.ended:
+			n.t.Fatalf("%s ended: %v", n.id, n.err)
 		default:
 		}
 		ctx, cancel := context.WithTimeout(n.t.Context(), 5*time.Second)
@@ -202,7 +230,7 @@ func (n *testNode) kill() {
 		return
 	}
 	n.cmd.Process.Kill()
-	<-n.done
+	<-n.ended
 	n.cmd = nil
 }
 
@@ -217,10 +245,10 @@ func (n *testNode) stop() int {
 func (n *testNode) wait() int {
 	n.t.Helper()
 	select {
-	case err := <-n.done:
+	case <-n.ended:
 		n.cmd = nil
-		if err != nil {
-			return exitStatus(err)
+		if n.err != nil {
+			return exitStatus(n.err)
 		}
 		return 0
 	case <-time.After(patience):
