@@ -52,6 +52,7 @@ func (h *HTTP) Lock(ctx context.Context, room, key string, p LockParams) (*Lock,
 		}
 		return nil, err
 	}
+	// The lease began with the grant, which may be as old as the request.
 	if time.Since(sent) > p.TTL/3 {
 		sent = time.Now()
 		if _, err := h.Renew(ctx, room, p.Store, key, g.Fence, p.Owner); err != nil {
@@ -193,7 +194,8 @@ func (h *HTTP) undo(ctx context.Context, room, key string, p LockParams) {
 	}
 }
 
-// httpKeeper keeps one lock over HTTP.
+// httpKeeper keeps one lock over HTTP. There is no turn to give back: over HTTP
+// every Lock has an owner of its own.
 type httpKeeper struct {
 	h    *HTTP
 	room string

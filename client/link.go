@@ -2,7 +2,6 @@ package client
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -14,43 +13,6 @@ import (
 	"conclave/client/wire"
 )
 
-// hello is the first request of a connection.
-type hello struct {
-	ID      uint64          `json:"id"`
-	Do      string          `json:"do"`
-	V       int             `json:"v"`
-	Agent   string          `json:"agent"`
-	Client  string          `json:"client"`
-	Token   string          `json:"token,omitempty"`
-	Name    string          `json:"name,omitempty"`
-	Ref     string          `json:"ref,omitempty"`
-	Data    json.RawMessage `json:"data,omitempty"`
-	Observe bool            `json:"observe,omitempty"`
-	Resume  *resume         `json:"resume,omitempty"`
-	Watch   []wire.Filter   `json:"watch,omitempty"`
-}
-
-type resume struct {
-	Session string `json:"session"`
-	Peer    string `json:"peer,omitempty"`
-	Key     string `json:"key,omitempty"`
-	Rev     uint64 `json:"rev"`
-}
-
-// welcome is the answer to hello.
-type welcome struct {
-	Session       string `json:"session"`
-	Peer          string `json:"peer"`
-	ResumeKey     string `json:"resume_key"`
-	Rev           uint64 `json:"rev"`
-	Node          string `json:"node"`
-	PeerResumed   bool   `json:"peer_resumed"`
-	StreamResumed bool   `json:"stream_resumed"`
-	GraceMs       int64  `json:"grace_ms"`
-	PingMs        int64  `json:"ping_ms"`
-	Window        int    `json:"window"`
-}
-
 // connect is the state machine of a room's connection, on the room's own
 // goroutine: connecting, then attached until the connection breaks, then backoff
 // and from the start with the next server; until the room is to end.
@@ -59,10 +21,10 @@ func (r *Room) connect() {
 	var err error
 	for n := 0; r.ctx.Err() == nil; server++ {
 		r.enter(Status{State: Connecting, Err: err})
-		begun := time.Now()
-		err = r.serve(r.c.bases[server%len(r.c.bases)])
-		if time.Since(begun) > backoffCap {
-			n = 0 // it was good for a while
+		var lasted time.Duration
+		// One that breaks at once, again and again, must not be hammered.
+		if lasted, err = r.serve(r.c.bases[server%len(r.c.bases)]); lasted > backoffCap {
+			n = 0
 		}
 		if over(err) {
 			r.cancel(err)
@@ -78,7 +40,8 @@ func (r *Room) connect() {
 	r.end(context.Cause(r.ctx))
 }
 
-// over reports whether a connection's end is the room's.
+// over reports whether a connection's end is the room's: a close code or a refusal
+// that will not change by coming back.
 func over(err error) bool {
 	var closed *CloseError
 	if errors.As(err, &closed) {
@@ -101,24 +64,26 @@ func retryAfter(err error) time.Duration {
 	return time.Duration(number(e.Details["retry_after_ms"])) * time.Millisecond
 }
 
-// serve is the life of one connection: dial, hello, attached, end.
-func (r *Room) serve(base string) error {
+// serve is the life of one connection: dial, hello, attached, end. It returns for
+// how long it was attached, and why it ended.
+func (r *Room) serve(base string) (lasted time.Duration, err error) {
 	ws, err := r.dial(base)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	c := newConn(r.ctx, ws)
 	defer c.close()
 	w, err := r.greet(c)
 	if err != nil {
-		return err
+		return 0, err
 	}
+	begun := time.Now()
 	r.attach(c, w)
 	for {
 		f, err := c.read()
 		if err != nil {
 			r.detach(err)
-			return err
+			return time.Since(begun), err
 		}
 		r.take(f)
 	}
@@ -145,75 +110,6 @@ func (r *Room) dial(base string) (*websocket.Conn, error) {
 	return nil, fmt.Errorf("dial %s: %w", target, err)
 }
 
-// greet says hello and reads its answer.
-func (r *Room) greet(c *conn) (*welcome, error) {
-	ctx, cancel := context.WithTimeout(r.ctx, helloLimit)
-	defer cancel()
-	token, err := r.c.cfg.token(ctx)
-	if err != nil {
-		return nil, err
-	}
-	h := r.newHello(token)
-	data, err := json.Marshal(h)
-	if err != nil {
-		return nil, fmt.Errorf("encode hello: %w", err)
-	}
-	c.setSilence(helloLimit)
-	c.send(data)
-	for {
-		f, err := c.read()
-		if err != nil {
-			return nil, err
-		}
-		if f.ID != h.ID {
-			continue
-		}
-		if f.Error != nil {
-			return nil, r.refused(f.Error)
-		}
-		w := new(welcome)
-		if err := json.Unmarshal(f.OK, w); err != nil {
-			return nil, fmt.Errorf("answer to hello: %w", err)
-		}
-		if w.PingMs <= 0 || w.Window <= 0 {
-			return nil, fmt.Errorf("answer to hello: ping_ms %d, window %d", w.PingMs, w.Window)
-		}
-		return w, nil
-	}
-}
-
-// newHello makes the hello of a connection. Until one is answered its id stays
-// the same, so that a hello whose answer was lost gets the same peer.
-func (r *Room) newHello(token string) *hello {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.hello == 0 || r.helloTaken {
-		r.lastID++
-		r.hello, r.helloTaken = r.lastID, false
-	}
-	h := &hello{
-		ID: r.hello, Do: "hello", V: wire.Version, Agent: r.c.cfg.agent(), Client: r.client, Token: token,
-		Name: r.opts.Name, Ref: r.opts.Ref, Data: r.data, Observe: r.observe, Watch: r.stream.filters(),
-	}
-	if r.session != "" {
-		h.Resume = &resume{Session: r.session, Peer: r.peer, Key: r.key, Rev: r.stream.rev}
-	}
-	return h
-}
-
-// refused takes a refusal of hello. The end of the session ends a peer's room; an
-// observer goes on with the room's next session.
-func (r *Room) refused(e *wire.Error) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.helloTaken = e.Retry != wire.RetryUnknown // else the next one must be the same request
-	if r.observe && e.Code == wire.SessionEnded && r.session != "" {
-		r.session = ""
-		return fmt.Errorf("resume: %s", e.Message)
-	}
-	return fmt.Errorf("hello: %w", e)
-}
-
 // attach takes a connection into use: what the hello said, then everything that
 // is still unanswered, in the order of ids.
 func (r *Room) attach(c *conn, w *welcome) {
@@ -222,6 +118,8 @@ func (r *Room) attach(c *conn, w *welcome) {
 	r.window.resize(w.Window)
 	r.enter(Status{State: Attached, Node: w.Node, Rejoined: rejoined})
 
+	// From here on requests go out as they come; what has come before goes first, in
+	// one step with it, so that their order is that of their ids.
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.conn = c
@@ -251,7 +149,8 @@ func (r *Room) adopt(w *welcome) (rejoined bool) {
 	return rejoined
 }
 
-// detach takes a broken connection out of use.
+// detach takes a broken connection out of use. The peer is in its grace now, so
+// what depends on it goes on, but for locks that were to end with the connection.
 func (r *Room) detach(err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -279,7 +178,8 @@ func (r *Room) take(f *frame) {
 	}
 }
 
-// end ends everything that depends on the room.
+// end ends everything that depends on the room. Nothing that is asked for later
+// waits for an answer: err is set first.
 func (r *Room) end(cause error) {
 	r.mu.Lock()
 	r.err = cause

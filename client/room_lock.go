@@ -13,16 +13,6 @@ import (
 // servers let anybody wait.
 const longestWait = 24 * time.Hour
 
-// lockName is a lock of the room.
-type lockName struct{ store, key string }
-
-// turn lets one user of a room at a time want or hold a lock. To the servers a
-// peer is one owner: it would be granted again what it holds already.
-type turn struct {
-	window *window // of size 1
-	users  int     // in it or waiting; the last one removes it. Guarded by mu of the Room
-}
-
 // acquire is the body of the verb.
 type acquire struct {
 	Do       string          `json:"do"`
@@ -204,48 +194,6 @@ func (r *Room) confirmed(ctx context.Context, req *request, name lockName, o loc
 	return l.begin(context.Background(), &r.work, k, sent), nil
 }
 
-// takeTurn waits for the turn to want a lock.
-func (r *Room) takeTurn(ctx context.Context, name lockName, wait time.Duration) error {
-	r.mu.Lock()
-	t := r.turns[name]
-	if t == nil {
-		t = &turn{window: newWindow(1)}
-		r.turns[name] = t
-	}
-	t.users++
-	r.mu.Unlock()
-	err := t.window.enterWithin(ctx, wait)
-	if err == nil {
-		return nil
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.dropTurn(name, t)
-	switch {
-	case ctx.Err() != nil:
-		return &InterruptedError{Do: "acquire", Err: ctx.Err(), Last: r.away}
-	case wait > 0:
-		return wire.Errorf(wire.LockTimeout, "%q is held within this room", name.key)
-	}
-	return wire.Errorf(wire.Locked, "%q is held within this room", name.key).With("key", name.key).With("owner", r.peer)
-}
-
-func (r *Room) giveTurn(name lockName) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if t := r.turns[name]; t != nil {
-		t.window.leave()
-		r.dropTurn(name, t)
-	}
-}
-
-// dropTurn forgets a user of a turn. The caller holds mu.
-func (r *Room) dropTurn(name lockName, t *turn) {
-	if t.users--; t.users == 0 {
-		delete(r.turns, name)
-	}
-}
-
 // loseLocks ends all locks that the peer holds. The caller holds mu.
 func (r *Room) loseLocks(why error) {
 	for l := range r.locks {
@@ -276,68 +224,4 @@ func (r *Room) Validate(ctx context.Context, key string, fence uint64, opts ...R
 	}
 	err := r.query(ctx, "validate", fenced{"validate", o.store, key, fence}, &ok)
 	return ok.Valid, err
-}
-
-// roomKeeper keeps a lock of a room's peer. A lock without a lease of its own is
-// bound to the peer: asking whether it is still valid proves that it was held
-// then, so it is for the peer's grace after that.
-type roomKeeper struct {
-	r     *Room
-	bound bool
-}
-
-// confirm needs no place in the window: it is not remembered by the servers, and
-// must not wait behind a crowd of writers.
-func (k *roomKeeper) confirm(ctx context.Context, l *Lock) error {
-	do := "renew"
-	if k.bound {
-		do = "validate"
-	}
-	req, err := newRequest(do, fenced{do, l.store, l.key, l.fence})
-	if err != nil {
-		return err
-	}
-	req.read = true
-	ok := struct {
-		Valid bool `json:"valid"`
-	}{true} // a renewal that is answered is valid
-	if err := k.r.run(ctx, req, &ok); err != nil {
-		return err
-	}
-	if !ok.Valid {
-		return wire.Errorf(wire.NotHolder, "fence %d is over", l.fence)
-	}
-	return nil
-}
-
-// release gives the lock back. Until that is known to have happened, nobody else
-// in this room gets its turn.
-func (k *roomKeeper) release(ctx context.Context, l *Lock) error {
-	r, name := k.r, lockName{l.store, l.key}
-	r.mu.Lock()
-	delete(r.locks, l)
-	r.mu.Unlock()
-	body := fenced{"release", l.store, l.key, l.fence}
-	err := r.simple(ctx, "release", body, nil)
-	var interrupted *InterruptedError
-	if errors.As(err, &interrupted) && r.Err() == nil {
-		r.background(func() {
-			_ = r.simple(r.ctx, "release", body, nil)
-			r.giveTurn(name)
-		})
-		return err
-	}
-	r.giveTurn(name)
-	return err
-}
-
-func (k *roomKeeper) forget(l *Lock) {
-	k.r.mu.Lock()
-	delete(k.r.locks, l)
-	k.r.mu.Unlock()
-	k.r.giveTurn(lockName{l.store, l.key})
-}
-
-func (k *roomKeeper) put(ctx context.Context, l *Lock, value any, opts []WriteOption) (*Written, error) {
-	return k.r.Put(ctx, l.key, value, append(opts[:len(opts):len(opts)], InStore(l.store), Under(l))...)
 }

@@ -7,7 +7,11 @@ import (
 )
 
 // window bounds how many requests are in flight. Those who find it full wait
-// their turn, first come first served.
+// their turn, first come first served: a caller that writes without pause cannot
+// starve the others.
+//
+// Invariant: if somebody waits, no place is free. A place is handed over, not put
+// back to be fought for.
 type window struct {
 	mu      sync.Mutex
 	size    int             // guarded by mu
