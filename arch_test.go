@@ -11,8 +11,10 @@ import (
 	"go/parser"
 	"go/token"
 	"io"
+	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -23,6 +25,7 @@ import (
 type pkg struct {
 	ImportPath, Name, Doc, Dir string
 	GoFiles, Imports, Deps     []string
+	TestImports, XTestImports  []string
 }
 
 // allowed lists, for every package of ours, which packages of ours it may
@@ -129,6 +132,42 @@ func TestArch_the_binary_holds_no_test_code(t *testing.T) {
 			if slices.Contains(banned, dep) {
 				t.Errorf("%s depends on %s: test code would be part of the product", p.ImportPath, dep)
 			}
+		}
+	}
+}
+
+// Every module that we import ourselves has a line in docs/decisions.md, which says
+// what for, and no line is left when the import goes.
+func TestArch_dependencies_have_reasons(t *testing.T) {
+	page, err := os.ReadFile("docs/decisions.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	used := map[string]bool{} // modules of the page
+	for _, m := range regexp.MustCompile(`(?m)^\| ([a-z]+(?:\.[a-z]+)+/\S+) \| `).FindAllSubmatch(page, -1) {
+		used[string(m[1])] = false
+	}
+	for _, p := range list(t) {
+		for _, path := range slices.Concat(p.Imports, p.TestImports, p.XTestImports) {
+			if first, _, _ := strings.Cut(path, "/"); !strings.Contains(first, ".") {
+				continue // the standard library, or ours
+			}
+			module := ""
+			for m := range used {
+				if (path == m || strings.HasPrefix(path, m+"/")) && len(m) > len(module) {
+					module = m
+				}
+			}
+			if module == "" {
+				t.Errorf("%s imports %s: its module needs a line in docs/decisions.md that says why", p.ImportPath, path)
+				continue
+			}
+			used[module] = true
+		}
+	}
+	for module, ok := range used {
+		if !ok {
+			t.Errorf("docs/decisions.md gives a reason for %s, which nothing imports", module)
 		}
 	}
 }
