@@ -16,6 +16,8 @@ const (
 	MaxRoomBytes  = 128
 	MaxStoreBytes = 64
 	MaxKeyBytes   = 256
+	MaxKeys       = 10_000 // that one operation names; the session's own limit is lower
+	MaxRecipients = 10_000 // peers, refs and roles of a message
 )
 
 // Check refuses a command whose form is wrong, whatever the state. The state
@@ -189,11 +191,29 @@ func (f *form) txn(t *Txn) {
 }
 
 // operation checks what every operation has, and what its kind needs. Values are
-// the api's to check; whatever bytes they are, they only cost their length here.
+// the api's to check: a put's are only stored, and those that are computed with are
+// refused where they turn out not to be JSON.
 func (f *form) operation(op *Operation) {
-	f.place(op.Store, op.Key)
+	if op.Kind == OpSend {
+		f.message(op.Message)
+		return
+	}
+	f.name("store", op.Store, MaxStoreBytes)
 	switch op.Kind {
-	case OpPut:
+	case OpMerge, OpReplace:
+		f.keys(op)
+		f.fences(op.Fences)
+		return
+	case OpDeletePrefix:
+		if op.Key != "" {
+			f.name("prefix", op.Key, MaxKeyBytes)
+		}
+		f.fences(op.Fences)
+		return
+	}
+	f.name("key", op.Key, MaxKeyBytes)
+	switch op.Kind {
+	case OpPut, OpUpdate, OpAppend, OpRemove, OpAdd, OpPatch:
 		f.is("value", len(op.Value) > 0)
 		f.duration("ttl_ms", op.TTL)
 		f.text("bind", op.Bind)
@@ -204,6 +224,45 @@ func (f *form) operation(op *Operation) {
 	case OpGet, OpDelete, OpRelease:
 	default:
 		f.is("do", false)
+	}
+}
+
+// keys are sorted, each once, so that one look tells who is among them, and a key
+// cannot be both set and deleted.
+func (f *form) keys(op *Operation) {
+	f.is("set", len(op.Set) <= MaxKeys)
+	f.is("delete", len(op.Delete) <= MaxKeys && (op.Kind == OpMerge || len(op.Delete) == 0))
+	for i := range op.Set {
+		f.name("key", op.Set[i].Key, MaxKeyBytes)
+		f.is("value", len(op.Set[i].Value) > 0)
+		f.is("set", i == 0 || op.Set[i-1].Key < op.Set[i].Key)
+	}
+	for i, key := range op.Delete {
+		f.name("key", key, MaxKeyBytes)
+		_, both := op.setTo(key)
+		f.is("delete", !both && (i == 0 || op.Delete[i-1] < key))
+	}
+}
+
+func (f *form) fences(fences []KeyFence) {
+	f.is("fences", len(fences) <= MaxKeys)
+	for i := range fences {
+		f.name("fences", fences[i].Key, MaxKeyBytes)
+		f.is("fences", fences[i].Fence > 0 && (i == 0 || fences[i-1].Key < fences[i].Key))
+	}
+}
+
+func (f *form) message(m *Message) {
+	if !f.is("message", m != nil) {
+		return
+	}
+	f.name("topic", m.Topic, MaxKeyBytes)
+	f.is("data", len(m.Data) > 0)
+	f.is("to", len(m.Peers)+len(m.Refs)+len(m.Roles) <= MaxRecipients)
+	for _, list := range [...][]string{m.Peers, m.Refs, m.Roles} {
+		for _, who := range list {
+			f.name("to", who, MaxNameBytes)
+		}
 	}
 }
 

@@ -234,28 +234,107 @@ type If struct {
 // OpKind names an operation of a transaction.
 type OpKind uint8
 
-// The operations. Numbers are for ever; gaps are left for update, append,
-// remove, add, patch, merge, replace, delete by prefix and send.
+// The operations. Numbers are for ever.
+//
+// Update to Patch compute a value from the one that is there. What leaves it as
+// it was, byte for byte, and names no TTL or Bind, changes nothing and takes no
+// revision; a put always does. A put without TTL and Bind clears those of the
+// entry, all other writes keep what they do not name.
+//
+// Merge, Replace and DeletePrefix change several keys of a store, all or none, in
+// the order of keys. One that touches a locked key needs its fence in Fences, and
+// every fence named there must be the caller's current one, whether or not its key
+// changes.
 const (
-	OpGet     OpKind = 1
-	OpPut     OpKind = 2
-	OpDelete  OpKind = 3
-	OpAcquire OpKind = 4 // without waiting
-	OpRelease OpKind = 5
+	OpGet          OpKind = 1
+	OpPut          OpKind = 2
+	OpDelete       OpKind = 3
+	OpAcquire      OpKind = 4 // without waiting
+	OpRelease      OpKind = 5
+	OpUpdate       OpKind = 6  // Value: an array is appended to an array, an object's members go into an object, all else replaces
+	OpAppend       OpKind = 7  // Value: an array of items for the end of an array; absent counts as []
+	OpRemove       OpKind = 8  // Value: an array; items equal to one of its are taken out. Of what is absent it takes nothing, and makes nothing
+	OpAdd          OpKind = 9  // Value: a number; absent counts as 0
+	OpPatch        OpKind = 10 // Value: a merge patch (RFC 7396) or, with Steps, a JSON patch (RFC 6902)
+	OpMerge        OpKind = 11 // Set and Delete: what is absent is deleted already; an equal value is set all the same
+	OpReplace      OpKind = 12 // Set: afterwards the store holds these and no others. Equal values (EqualJSON) are left alone
+	OpDeletePrefix OpKind = 13 // Key: the prefix; empty for all
+	OpSend         OpKind = 14 // Message
 )
 
 // Operation is one step of a transaction.
 type Operation struct {
 	Kind  OpKind       `cbor:"1,keyasint"`
-	Store string       `cbor:"2,keyasint,omitempty"` // never empty once decoded by the api
+	Store string       `cbor:"2,keyasint,omitempty"` // never empty once decoded by the api, but of a send
 	Key   string       `cbor:"3,keyasint,omitempty"`
-	Value []byte       `cbor:"4,keyasint,omitempty"` // compact JSON
-	If    *If          `cbor:"5,keyasint,omitempty"`
+	Value []byte       `cbor:"4,keyasint,omitempty"`  // compact JSON
+	If    *If          `cbor:"5,keyasint,omitempty"`  // of a write of one key
 	Fence uint64       `cbor:"6,keyasint,omitempty"`  // 0: none named
 	TTL   int64        `cbor:"7,keyasint,omitempty"`  // ms; 0: none
 	Bind  string       `cbor:"8,keyasint,omitempty"`  // peer the entry is bound to
 	Lock  *LockRequest `cbor:"9,keyasint,omitempty"`  // of an acquire
 	Break bool         `cbor:"10,keyasint,omitempty"` // of a release: whoever holds it
+
+	Unique  bool       `cbor:"11,keyasint,omitempty"` // of an append: only items that the array does not have, each once
+	Steps   bool       `cbor:"12,keyasint,omitempty"` // of a patch: Value is an RFC 6902 patch
+	Set     []KeyValue `cbor:"13,keyasint,omitempty"` // sorted by key, each once; as Delete and Fences are
+	Delete  []string   `cbor:"14,keyasint,omitempty"` // none of Set's
+	Fences  []KeyFence `cbor:"15,keyasint,omitempty"`
+	Message *Message   `cbor:"16,keyasint,omitempty"`
+}
+
+// KeyValue is a key with the value that it is set to.
+type KeyValue struct {
+	Key   string `cbor:"1,keyasint"`
+	Value []byte `cbor:"2,keyasint"` // compact JSON
+}
+
+// KeyFence is a key with the fence that the caller has for it.
+type KeyFence struct {
+	Key   string `cbor:"1,keyasint"`
+	Fence uint64 `cbor:"2,keyasint"`
+}
+
+// Message is what is sent to peers. Without Peers, Refs and Roles it is for all;
+// else for whoever one of them names. The sender gets it only if it asks to (Echo).
+type Message struct {
+	Topic string   `cbor:"1,keyasint"`
+	Data  []byte   `cbor:"2,keyasint"` // compact JSON
+	Peers []string `cbor:"3,keyasint,omitempty"`
+	Refs  []string `cbor:"4,keyasint,omitempty"`
+	Roles []string `cbor:"5,keyasint,omitempty"`
+	Echo  bool     `cbor:"6,keyasint,omitempty"`
+}
+
+// Texts is an upper bound of what the operation's texts and lists take in a log
+// entry, each with its head. Its numbers and flags come on top.
+func (op *Operation) Texts() int {
+	const head = 16 // an item's map or array, the key byte and length of each of its members
+	n := 6*head + len(op.Store) + len(op.Key) + len(op.Value) + len(op.Bind)
+	if op.If != nil {
+		n += head + len(op.If.Value)
+	}
+	if op.Lock != nil {
+		n += head + len(op.Lock.Data)
+	}
+	for i := range op.Set {
+		n += head + len(op.Set[i].Key) + len(op.Set[i].Value)
+	}
+	for _, key := range op.Delete {
+		n += head + len(key)
+	}
+	for i := range op.Fences {
+		n += 2*head + len(op.Fences[i].Key)
+	}
+	if m := op.Message; m != nil {
+		n += 4*head + len(m.Topic) + len(m.Data)
+		for _, list := range [...][]string{m.Peers, m.Refs, m.Roles} {
+			for _, who := range list {
+				n += head + len(who)
+			}
+		}
+	}
+	return n
 }
 
 // LockRequest is what an acquire asks for.

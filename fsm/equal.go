@@ -3,6 +3,7 @@ package fsm
 import (
 	"bytes"
 	"cmp"
+	"encoding/binary"
 	"slices"
 	"strconv"
 	"strings"
@@ -55,6 +56,41 @@ func (x *jsonValue) equal(y jsonValue) bool {
 		})
 }
 
+// canonical is the same for texts that are equal, and for no others: a key by which
+// items are looked up.
+func canonical(text []byte) string {
+	v, ok := parseJSON(text)
+	if !ok {
+		return "!" + string(text)
+	}
+	return string(v.appendCanonical(nil))
+}
+
+// appendCanonical writes a value so that it can be read back in one way only.
+func (x *jsonValue) appendCanonical(b []byte) []byte {
+	text := func(s string) { b = append(binary.AppendUvarint(b, uint64(len(s))), s...) }
+	b = append(b, x.kind)
+	switch x.kind {
+	case '"':
+		text(x.text)
+	case '0':
+		b = binary.AppendVarint(strconv.AppendBool(b, x.neg), x.exp)
+		text(x.text)
+	case '[':
+		b = binary.AppendUvarint(b, uint64(len(x.items)))
+		for i := range x.items {
+			b = x.items[i].appendCanonical(b)
+		}
+	case '{':
+		b = binary.AppendUvarint(b, uint64(len(x.members)))
+		for i := range x.members {
+			text(x.members[i].name)
+			b = x.members[i].value.appendCanonical(b)
+		}
+	}
+	return b
+}
+
 // parseJSON parses a whole text.
 func parseJSON(text []byte) (jsonValue, bool) {
 	p := jsonParser{text: text}
@@ -64,8 +100,9 @@ func parseJSON(text []byte) (jsonValue, bool) {
 }
 
 type jsonParser struct {
-	text []byte
-	at   int
+	text    []byte
+	at      int
+	deepest int // of what skip has passed
 }
 
 // peek is the next byte, 0 at the end.

@@ -1,6 +1,7 @@
 package fsm
 
 import (
+	"slices"
 	"sync"
 
 	"conclave/lock"
@@ -32,12 +33,13 @@ type Event struct {
 	State      string // lock: acquired, released, expired, broken; peer: joined, updated, detached, attached, left; session: started, ended
 	Owner      lock.Owner
 	Fence      uint64
-	Waiting    int    // lock: how many wait
-	Peer       *Peer  // peer
-	Session    string // session
-	Reason     string // delete: deleted, expired, unbound, replaced; peer left: left, removed, grace, …; session ended: …
-	Topic      string // message
-	Data       []byte // message
+	Waiting    int         // lock: how many wait
+	Peer       *Peer       // peer
+	Session    string      // session
+	Reason     string      // delete: deleted, expired, unbound, replaced; peer left: left, removed, grace, …; session ended: …
+	Topic      string      // message
+	Data       []byte      // message
+	To         *Recipients // message
 
 	once    sync.Once
 	encoded []byte
@@ -49,6 +51,35 @@ func (e *Event) Encoded(encode func(*Event) []byte) []byte {
 	e.once.Do(func() { e.encoded = encode(e) })
 	return e.encoded
 }
+
+// Recipients says who gets a message. Immutable.
+type Recipients struct {
+	Peers, Refs, Roles []string // all empty: everybody
+	Sender             string   // the peer that sent it, "" if none did
+	Echo               bool     // the sender gets it too, whoever else it is for
+}
+
+// For reports whether the event is for a peer as it is now, as far as that is up
+// to the message: what the peer's rules let it read is the api's. A message is for
+// nobody who joined after it was sent, and for nil, who watches without being a
+// peer, if it is for everybody. All other events are for all.
+func (e *Event) For(p *Peer) bool {
+	to := e.To
+	switch {
+	case to == nil:
+		return true
+	case p == nil:
+		return to.everybody()
+	case p.JoinedRev > e.Rev:
+		return false
+	case p.ID == to.Sender:
+		return to.Echo
+	}
+	return to.everybody() || slices.Contains(to.Peers, p.ID) ||
+		p.Ref != "" && slices.Contains(to.Refs, p.Ref) || p.Role != "" && slices.Contains(to.Roles, p.Role)
+}
+
+func (to *Recipients) everybody() bool { return len(to.Peers)+len(to.Refs)+len(to.Roles) == 0 }
 
 // Frame is all events of one revision in one room.
 type Frame struct {

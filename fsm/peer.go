@@ -1,5 +1,7 @@
 package fsm
 
+import "bytes"
+
 // join makes a peer, or takes over the one with the token's fixed id. A join
 // that is repeated attaches the peer that it made, under the resume key that it
 // was given then.
@@ -144,7 +146,8 @@ func (c *change) unbind(peer string) {
 	}
 }
 
-// setPeer changes what others see of a peer.
+// setPeer changes what others see of a peer. Setting what is so already changes
+// nothing.
 func (c *change) setPeer(id string, set *SetPeer) *Refusal {
 	old := c.ses.Peer(id)
 	if old == nil {
@@ -164,6 +167,9 @@ func (c *change) setPeer(id string, set *SetPeer) *Refusal {
 	}
 	if set.Data != nil {
 		p.Data = set.Data
+	}
+	if p.Name == old.Name && p.Ref == old.Ref && p.Role == old.Role && bytes.Equal(p.Data, old.Data) {
+		return nil
 	}
 	c.setPeerState(&p, "updated")
 	return nil

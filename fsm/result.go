@@ -78,10 +78,18 @@ type OpResult struct {
 	Version uint64 `cbor:"1,keyasint,omitempty"`
 	Rev     uint64 `cbor:"2,keyasint,omitempty"` // of the entry after the operation
 	Fence   uint64 `cbor:"3,keyasint,omitempty"`
-	Existed bool   `cbor:"4,keyasint,omitempty"` // delete
-	Created bool   `cbor:"5,keyasint,omitempty"` // put: the entry was absent
+	Existed bool   `cbor:"4,keyasint,omitempty"` // delete: there was something
+	Created bool   `cbor:"5,keyasint,omitempty"` // a write of one key: the entry was absent
 	Entry   *Entry `cbor:"6,keyasint,omitempty"` // get; nil when absent
 	Value   []byte `cbor:"7,keyasint,omitempty"` // operations that compute one
+}
+
+// returned is what an operation's result takes, besides numbers.
+func (r *OpResult) returned() int {
+	if r.Entry != nil {
+		return size(r.Entry.Key, r.Entry.Value)
+	}
+	return len(r.Value)
 }
 
 // BatchStatus says what became of a node's batch in an entry.

@@ -144,8 +144,21 @@ func (f *Frame) bytes() int {
 		if e.Entry != nil {
 			n += len(e.Entry.Value)
 		}
+		if e.To != nil {
+			n += len(e.Topic) + e.To.bytes()
+		}
 		if e.Peer != nil {
 			n += len(e.Peer.Data) + len(e.Peer.Name) + len(e.Peer.Ref)
+		}
+	}
+	return n
+}
+
+// bytes is about what the names of recipients take.
+func (to *Recipients) bytes() (n int) {
+	for _, list := range [...][]string{to.Peers, to.Refs, to.Roles} {
+		for _, who := range list {
+			n += 16 + len(who)
 		}
 	}
 	return n

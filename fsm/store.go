@@ -83,23 +83,29 @@ func (c *change) fits(name, key string, value []byte, old *Entry) *Refusal {
 	if len(value) > lim.ValueBytes {
 		return overLimit("value_bytes", lim.ValueBytes, len(value))
 	}
-	delta := size(key, value)
 	if old != nil {
-		delta -= size(old.Key, old.Value)
-	} else {
-		keys := 1
+		return c.grows(name, 0, len(value)-len(old.Value))
+	}
+	return c.grows(name, 1, size(key, value))
+}
+
+// grows checks the limits of a store that gets more keys and bytes, or fewer. What
+// makes it smaller is always let through.
+func (c *change) grows(name string, keys, bytes int) *Refusal {
+	lim := &c.ses.Limits
+	if keys > 0 {
+		total := keys
 		if st, ok := c.ses.stores.get(name); ok {
-			keys += st.entries.len()
+			total += st.entries.len()
 		} else if n := c.ses.countStores() + 1; n > lim.Stores && name != DefaultStore {
 			return overLimit("stores", lim.Stores, n)
 		}
-		if keys > lim.KeysPerStore {
-			return overLimit("keys_per_store", lim.KeysPerStore, keys)
+		if total > lim.KeysPerStore {
+			return overLimit("keys_per_store", lim.KeysPerStore, total)
 		}
 	}
-	// What makes a session smaller is always let through.
-	if delta > 0 && c.ses.bytes+delta > lim.SessionBytes {
-		return overLimit("session_bytes", lim.SessionBytes, c.ses.bytes+delta)
+	if bytes > 0 && c.ses.bytes+bytes > lim.SessionBytes {
+		return overLimit("session_bytes", lim.SessionBytes, c.ses.bytes+bytes)
 	}
 	return nil
 }

@@ -1,8 +1,12 @@
 package fsm
 
-import "slices"
+import (
+	"bytes"
+	"slices"
+)
 
-// maxResultBytes bounds what the gets of one transaction return.
+// maxResultBytes bounds what one transaction returns: the entries of its gets and
+// the values that it computes.
 const maxResultBytes = MaxCommandBytes
 
 // txn runs the branch that the conditions choose. The caller has set a mark if
@@ -23,10 +27,8 @@ func (c *change) txn(t *Txn, r *Result) *Refusal {
 	for i := range ops {
 		// Each operation sees what those before it did.
 		no := c.operation(&ops[i], &r.Ops[i])
-		if e := r.Ops[i].Entry; e != nil && no == nil {
-			if total += size(e.Key, e.Value); total > maxResultBytes {
-				no = overLimit("result_bytes", maxResultBytes, total)
-			}
+		if total += r.Ops[i].returned(); no == nil && total > maxResultBytes {
+			no = overLimit("result_bytes", maxResultBytes, total)
 		}
 		if no != nil {
 			if !t.Single {
@@ -72,8 +74,24 @@ func (c *change) operation(op *Operation, r *OpResult) *Refusal {
 		return nil
 	case OpPut:
 		return c.opPut(op, r)
+	case OpUpdate, OpAppend, OpRemove, OpAdd, OpPatch:
+		return c.opCompute(op, r)
 	case OpDelete:
 		return c.opDelete(op, r)
+	case OpMerge:
+		return c.edit(op.Store, c.merges(op), op.Fences, "deleted")
+	case OpReplace:
+		edits, no := c.replaces(op)
+		if no != nil {
+			return no
+		}
+		return c.edit(op.Store, edits, op.Fences, "replaced")
+	case OpDeletePrefix:
+		edits := c.deletesPrefix(op)
+		r.Existed = len(edits) > 0
+		return c.edit(op.Store, edits, op.Fences, "deleted")
+	case OpSend:
+		return c.send(op.Message)
 	case OpAcquire:
 		return c.opAcquire(op, r)
 	case OpRelease:
@@ -89,26 +107,90 @@ func (c *change) opPut(op *Operation, r *OpResult) *Refusal {
 	if no := c.fits(op.Store, op.Key, op.Value, old); no != nil {
 		return no
 	}
-	if op.Bind != "" && c.ses.Peer(op.Bind) == nil {
-		return c.ses.gone(op.Bind)
+	if no := c.admitted(op, old); no != nil {
+		return no
+	}
+	e := c.newEntry(op.Key, op.Value, old)
+	c.binds(e, op)
+	c.store(op.Store, e, old)
+	r.Version, r.Rev, r.Created = e.Version, e.Rev, old == nil
+	return nil
+}
+
+// opCompute stores a value that is computed from the one that is there. The order
+// is as with a put; what is wrong with the value itself counts as a condition.
+func (c *change) opCompute(op *Operation, r *OpResult) *Refusal {
+	old := c.ses.Entry(op.Store, op.Key)
+	var before []byte
+	if old != nil {
+		before = old.Value
+	}
+	value, wrong := c.compute(op, before)
+	if wrong == nil && value != nil {
+		wrong = c.fits(op.Store, op.Key, value, old)
+	}
+	if wrong != nil && (wrong.Code == CodeBadRequest || wrong.Code == CodeLimitExceeded) {
+		return wrong
 	}
 	if no := c.admitted(op, old); no != nil {
 		return no
 	}
-	e := &Entry{
-		Key: op.Key, Value: op.Value, Version: 1, Rev: c.rev, CreatedRev: c.rev, By: c.by, At: c.wall, Bound: op.Bind,
+	switch {
+	case wrong != nil && wrong.Code == CodeConflict:
+		no := conflict(op.Store, op.Key, old)
+		no.Message, no.Details.Reason = wrong.Message, wrong.Details.Reason
+		return no
+	case wrong != nil:
+		return wrong
+	case value == nil: // taken out of what is absent
+		r.Value = []byte("[]")
+		return nil
+	case old != nil && bytes.Equal(value, before) && op.TTL == 0 && op.Bind == "":
+		r.Value, r.Version, r.Rev = before, old.Version, old.Rev
+		return nil
 	}
+	e := c.newEntry(op.Key, value, old)
+	e.keeps(old)
+	c.binds(e, op)
+	c.store(op.Store, e, old)
+	r.Value, r.Version, r.Rev, r.Created = value, e.Version, e.Rev, old == nil
+	return nil
+}
+
+// newEntry is the entry that follows old, without a TTL and bound to nobody.
+func (c *change) newEntry(key string, value []byte, old *Entry) *Entry {
+	e := &Entry{Key: key, Value: value, Version: 1, Rev: c.rev, CreatedRev: c.rev, By: c.by, At: c.wall}
 	if old != nil {
 		e.Version, e.CreatedRev = old.Version+1, old.CreatedRev
 	}
+	return e
+}
+
+// keeps takes over when an entry ends.
+func (e *Entry) keeps(old *Entry) {
+	if old != nil {
+		e.Expires, e.ExpiresAt, e.Bound = old.Expires, old.ExpiresAt, old.Bound
+	}
+}
+
+// binds sets the ends that an operation names.
+func (c *change) binds(e *Entry, op *Operation) {
 	if op.TTL > 0 {
 		e.Expires, e.ExpiresAt = c.s.now+op.TTL, c.wall+op.TTL
-		c.deadline(entryDeadline(op.Store, e))
 	}
-	c.put(op.Store, e, old)
-	c.emit(&Event{Type: EventPut, Store: op.Store, Key: op.Key, Entry: e})
-	r.Version, r.Rev, r.Created = e.Version, e.Rev, old == nil
-	return nil
+	if op.Bind != "" {
+		e.Bound = op.Bind
+	}
+}
+
+// store stores an entry and tells of it. Its end is told anew even if it was known:
+// the timer that is under way saw another revision.
+func (c *change) store(name string, e, old *Entry) {
+	if e.Expires != 0 {
+		c.deadline(entryDeadline(name, e))
+	}
+	c.put(name, e, old)
+	c.emit(&Event{Type: EventPut, Store: name, Key: e.Key, Entry: e})
 }
 
 // opDelete of what is absent succeeds and changes nothing, but only if the lock
@@ -129,8 +211,12 @@ func (c *change) delete(store string, e *Entry, reason string) {
 	c.emit(&Event{Type: EventDelete, Store: store, Key: e.Key, Reason: reason})
 }
 
-// admitted checks a write against the lock on its key, then its condition.
+// admitted checks who an entry is bound to, then a write against the lock on its
+// key, then its condition.
 func (c *change) admitted(op *Operation, old *Entry) *Refusal {
+	if op.Bind != "" && c.ses.Peer(op.Bind) == nil {
+		return c.ses.gone(op.Bind)
+	}
 	if no := c.guard(op.Store, op.Key, op.Fence); no != nil {
 		return no
 	}
