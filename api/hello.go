@@ -14,7 +14,7 @@ const maxClient = 128
 // are ignored, so that newer clients may say more.
 type hello struct {
 	client  string
-	token   string
+	token   string // here rather than in a header, which browsers cannot set
 	observe bool
 	join    fsm.Join
 	watch   filters
@@ -145,6 +145,8 @@ func (k *socket) observe(h *hello) error {
 func (k *socket) enter(r *request, h *hello) (*fsm.Result, error) {
 	node := k.server.node
 	if h.resume != nil {
+		// First this: a hello refused after the attach would leave the peer attached
+		// to a socket that does not serve it.
 		if h.resume.rev != nil {
 			if _, err := node.WaitRev(k.hub.ctx, *h.resume.rev); err != nil {
 				return nil, err
@@ -162,6 +164,8 @@ func (k *socket) enter(r *request, h *hello) (*fsm.Result, error) {
 			}
 		}
 	}
+	// The log remembers the join under the client's handle: a hello whose answer
+	// was lost gets the same peer, under the key that it was given then.
 	c := k.command(r, fsm.CommandJoin)
 	c.Join = &h.join
 	c.Join.Key, c.Join.Node, c.Join.Incarnation = randomName("k"), node.ID(), node.Incarnation()
@@ -194,6 +198,7 @@ func (k *socket) perform(c *fsm.Command) (res *fsm.Result, err error) {
 // own to detach.
 func (k *socket) begin(r *request, h *hello, entered *fsm.Result) {
 	k.greeted = true
+	k.token = "" // nothing asks for it again
 	st := k.server.stream(k.room, &k.out)
 	if entered != nil {
 		k.session = entered.Session
@@ -205,6 +210,8 @@ func (k *socket) begin(r *request, h *hello, entered *fsm.Result) {
 	}
 	k.joined = true
 	k.mu.Unlock()
+	// From here on the stream is the writer's. The answer's revision is the
+	// snapshot's, so the two are made together.
 	k.push(item{answer: true, weight: r.weight, send: func() error {
 		k.stream = st
 		if h.resume != nil && h.resume.rev != nil && st.resume(h.resume.session, *h.resume.rev) {

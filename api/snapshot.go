@@ -85,7 +85,8 @@ func (s *snapshot) contents() (err error) {
 	return err
 }
 
-// begin starts a page with its store section.
+// begin starts a page with its store section. The session stands on every page:
+// each can be read by itself.
 func (s *snapshot) begin() {
 	s.b = append(s.b[:0], `{"snapshot":{"session":`...)
 	if s.id == "" {
@@ -124,6 +125,8 @@ func (s *snapshot) openSection(section int) {
 // item adds one element to the array that is open, on a new page if this one
 // would become too large.
 func (s *snapshot) item(appendTo func([]byte) []byte) error {
+	// It is written first and measured then: if it is too much, it is cut off again
+	// and begins the next page. The 64 bytes are for the end of the page.
 	mark := len(s.b)
 	if s.listed > 0 {
 		s.b = append(s.b, ',')

@@ -169,6 +169,7 @@ func nothing(b []byte) []byte { return append(b, '{', '}') }
 func (k *socket) put(r *request) {
 	c := k.command(r, fsm.CommandTxn)
 	c.Txn = single(r.o.operation(r.do, k.caller))
+	// A result without a refusal has one OpResult for the one operation.
 	k.submit(r, c, func(res *fsm.Result) {
 		k.ok(r, func(b []byte) []byte {
 			b = strconv.AppendUint(append(b, `{"version":`...), res.Ops[0].Version, 10)
@@ -214,6 +215,7 @@ func (k *socket) setSelf(r *request) {
 	if !k.mustBePeer(r) {
 		return
 	}
+	// What is left out stays as it is, so an empty string must be told from none.
 	c := k.command(r, fsm.CommandSetPeer)
 	c.Target = k.caller.Peer
 	c.SetPeer = &fsm.SetPeer{Data: r.o.raw("data")}
@@ -242,6 +244,8 @@ func (k *socket) leave(r *request) {
 		k.end(websocket.CloseNormalClosure, "left")
 		return
 	}
+	// From now on the peer's absence is expected. Should the leave fail, the end of
+	// the socket still says goodbye for it.
 	k.setLeaving(true, false)
 	c := k.command(r, fsm.CommandLeave)
 	c.Target, c.Reason = k.caller.Peer, "left"

@@ -21,6 +21,7 @@ func (k *socket) acquire(r *request) {
 		k.refuse(r, bad)
 		return
 	}
+	// Announced before it is submitted: the grant may be published with the result.
 	w := k.server.grants.expect(k.room, a.Store, a.Key)
 	if full := k.keepWait(r.id, w); full != nil {
 		w.forget()
@@ -45,6 +46,8 @@ func (k *socket) acquire(r *request) {
 
 // queued tells the place in line, and the end of the wait when it comes.
 func (k *socket) queued(r *request, a *fsm.Acquire, w *wait, res *fsm.Result) {
+	// The notice is the answer that the window waits for; the real one weighs
+	// nothing any more.
 	weight := r.weight
 	r.weight = 0
 	k.push(item{answer: true, weight: weight, send: func() error {

@@ -70,6 +70,8 @@ func (k *socket) runReads() {
 			k.reads = nil
 		}
 		k.mu.Unlock()
+		// One round of the read index serves all of them: it begins after each was
+		// received and after the writes before each had their results.
 		var v *fsm.View
 		var err error
 		if slices.ContainsFunc(batch, func(rd read) bool { return rd.run != nil && !rd.stale }) {
@@ -93,6 +95,7 @@ func (k *socket) runRead(rd read, v *fsm.View, err error) {
 	case rd.stale:
 		v, err = k.server.node.Stale()
 	}
+	// Waiting is done apart, or it would hold up the reads behind this one.
 	if err == nil && v.Rev() < rd.min {
 		k.start(func() {
 			v, err := k.server.node.WaitRev(k.hub.ctx, rd.min)

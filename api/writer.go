@@ -164,6 +164,8 @@ func (k *socket) standing(v *fsm.View) (code int, text string) {
 	if session == nil || session.ID != k.session {
 		return wire.CloseSessionEnded, "the session has ended"
 	}
+	// The generation says whose the peer is now: a later one is that of a newer
+	// connection, or of a detach that was not this socket's.
 	p := session.Peer(k.caller.Peer)
 	switch {
 	case p == nil:
