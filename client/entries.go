@@ -19,7 +19,8 @@ type read struct {
 }
 
 // fresh says how fresh a read must be. A stale one never goes behind what the
-// room has seen, on whichever node.
+// room has seen, in answers and in its stream, though it may be on another node
+// by now, which lags (G11).
 func (r *Room) fresh(q *read, stale bool, minRev uint64) {
 	q.MinRev = minRev
 	if !stale {
@@ -27,7 +28,7 @@ func (r *Room) fresh(q *read, stale bool, minRev uint64) {
 	}
 	q.Consistency = "stale"
 	r.mu.Lock()
-	q.MinRev = max(minRev, r.seen)
+	q.MinRev = max(minRev, r.seen, r.stream.rev)
 	r.mu.Unlock()
 }
 

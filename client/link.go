@@ -191,6 +191,7 @@ func (r *Room) end(cause error) {
 	r.loseLocks(cause)
 	r.stream.end(cause)
 	r.mu.Unlock()
+	r.c.remove(r)
 	r.enter(Status{State: Ended, Err: cause})
 	select {
 	case <-r.first:

@@ -224,6 +224,28 @@ func TestLock_released_on_detach_ends_with_the_connection(t *testing.T) {
 	})
 }
 
+func TestLock_of_a_peer_without_grace_ends_with_the_connection(t *testing.T) {
+	inBubble(t, func(t *testing.T, s *scripted, c *Client) {
+		joining := async(func() (*Room, error) { return c.Join(t.Context(), "party", JoinOptions{}) })
+		k := s.connection()
+		k.ok(k.next("hello"), `{"session":"s1","peer":"p1","resume_key":"key","rev":10,"node":"n1","grace_ms":0,"ping_ms":20000,"window":4}`)
+		r, err := joining.wait()
+		if err != nil {
+			t.Fatal(err)
+		}
+		l := take(t, r, k, "11")
+		k.ok(k.next("validate"), `{"valid":true}`)
+		if err := l.Err(); err != nil {
+			t.Errorf("the lock ended with %v", err)
+		}
+		k.drop()
+		<-l.Done()
+		k = s.connection()
+		k.welcome("p1", true)
+		k.leave(r)
+	})
+}
+
 // Goroutines of one room exclude each other, though to the servers they are one
 // owner.
 func TestLock_excludes_within_the_room(t *testing.T) {

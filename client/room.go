@@ -180,7 +180,6 @@ func (r *Room) Leave(ctx context.Context) error {
 func (r *Room) Close() error {
 	r.cancel(ErrClosed)
 	r.work.Wait()
-	r.c.remove(r)
 	return nil
 }
 

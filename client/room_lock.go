@@ -24,6 +24,11 @@ type acquire struct {
 	Data     json.RawMessage `json:"data,omitempty"`
 }
 
+// shortestGrace is the least grace by which a lock without TTL can be proven to be
+// held: a round trip must fit into a third of it. A peer with less is taken to
+// lose its locks with its connection.
+const shortestGrace = 3 * time.Second
+
 // fenced is the body of renew, release and validate.
 type fenced struct {
 	Do    string `json:"do"`
@@ -101,6 +106,9 @@ func (r *Room) grant(ctx context.Context, name lockName, o lockOptions, until ti
 		req.acquire = true
 		sent := time.Now()
 		fence, err := r.acquire(ctx, req, name)
+		if IsLocked(err) && o.wait > 0 {
+			return nil, wire.Errorf(wire.LockTimeout, "%q is held, and the wait is over", name.key)
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -164,12 +172,13 @@ func (r *Room) undo(req *request, name lockName) {
 // counts from then; one of a peer that is no more is none.
 func (r *Room) confirmed(ctx context.Context, req *request, name lockName, o lockOptions, fence uint64, sent time.Time) (*Lock, error) {
 	r.mu.Lock()
-	waited, lease, owner := req.waited, o.ttl, r.peer
-	if lease == 0 {
-		lease = r.grace
+	waited, lease, owner, bound := req.waited, o.ttl, r.peer, o.ttl == 0
+	if bound {
+		lease = max(r.grace, shortestGrace)
+		o.onDetach = o.onDetach || r.grace < shortestGrace
 	}
 	r.mu.Unlock()
-	k := &roomKeeper{r: r, bound: o.ttl == 0}
+	k := &roomKeeper{r: r, bound: bound}
 	probe := &Lock{store: name.store, key: name.key, fence: fence, lease: lease}
 	if waited || time.Since(sent) > lease/3 {
 		sent = time.Now()

@@ -403,6 +403,39 @@ func TestRoom_observers_follow_the_room_into_its_next_session(t *testing.T) {
 	})
 }
 
+// A stale read on another node waits until that has what this room has seen, in
+// answers as in its stream.
+func TestG11_stale_reads_never_go_behind_what_was_seen(t *testing.T) {
+	inBubble(t, func(t *testing.T, s *scripted, c *Client) {
+		r, k := s.join(c, JoinOptions{})
+		stale := func(want uint64) {
+			t.Helper()
+			get := async(func() (*wire.Entry, error) { return r.Get(t.Context(), "a", Stale()) })
+			m := k.next("get")
+			if m.MinRev != want {
+				t.Errorf("a stale read waits for %d, want %d", m.MinRev, want)
+			}
+			k.ok(m, `{"entry":{"key":"a","value":1,"version":1,"rev":5},"rev":12}`)
+			if _, err := get.wait(); err != nil {
+				t.Error(err)
+			}
+		}
+		stale(10) // what the hello said
+		put := async(func() (*Written, error) { return r.Put(t.Context(), "a", 1) })
+		k.ok(k.next("put"), `{"version":1,"rev":50}`)
+		put.wait()
+		stale(50)
+		k.drop()
+		k = s.connection()
+		k.welcome("p1", true)
+		stale(50)
+		k.send(`{"rev":60}`)
+		synctest.Wait()
+		stale(60)
+		k.leave(r)
+	})
+}
+
 // A goodbye is short, whatever the server does meanwhile.
 func TestRoom_Close_does_not_wait_for_a_server_that_goes_on(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *scripted, c *Client) {

@@ -180,6 +180,7 @@ type message struct {
 	Value   json.RawMessage `json:"value"`
 	Fence   uint64          `json:"fence"`
 	Request uint64          `json:"request"`
+	MinRev  uint64          `json:"min_rev"`
 	TTLMs   int64           `json:"ttl_ms"`
 	WaitMs  int64           `json:"wait_ms"`
 }
