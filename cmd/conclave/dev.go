@@ -26,6 +26,7 @@ type devOptions struct {
 	httpPort, peerPort int
 	data               string
 	restart, timeout   time.Duration
+	logs               bool
 	logLevel           string
 }
 
@@ -50,7 +51,8 @@ and starts the dead node again after --restart.`,
 	f.StringVar(&o.data, "data", "", "keep the data in this `folder`; default: a temporary one, removed at the end")
 	f.DurationVar(&o.restart, "restart", 5*time.Second, "start a node that died again after this long; 0: never")
 	f.DurationVar(&o.timeout, "timeout", time.Second, "raft heartbeat, election and lease timeout of the nodes")
-	f.StringVar(&o.logLevel, "log-level", "warn", "what the nodes log: debug, info, warn or error")
+	f.BoolVar(&o.logs, "logs", false, "print what the nodes log, too; default: into n1.log, n2.log, n3.log beside their data")
+	f.StringVar(&o.logLevel, "log-level", "info", "what the nodes log: debug, info, warn or error")
 	return cmd
 }
 
@@ -67,6 +69,8 @@ func dev(ctx context.Context, o *devOptions, stdout io.Writer) (err error) {
 			return err
 		}
 		defer os.RemoveAll(data)
+	} else if err := os.MkdirAll(data, 0o700); err != nil {
+		return err
 	}
 	self, err := os.Executable()
 	if err != nil {
@@ -86,7 +90,8 @@ func dev(ctx context.Context, o *devOptions, stdout io.Writer) (err error) {
 	out := &prefixWriter{w: stdout}
 	var running sync.WaitGroup
 	for _, node := range nodes {
-		node.path, node.args, node.out, node.restart = self, o.serveArgs(node, nodes, data), out, o.restart
+		node.path, node.args, node.out, node.logs, node.restart = self, o.serveArgs(node, nodes, data), out, o.logs, o.restart
+		node.logFile = filepath.Join(data, node.id+".log")
 		running.Go(func() { node.keep(run, kill) })
 	}
 	watcher := &devWatcher{nodes: nodes, out: out, data: data, kept: o.data != "", restart: o.restart, timeout: o.timeout}

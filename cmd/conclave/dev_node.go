@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"io"
+	"os"
 	"os/exec"
 	"runtime"
 	"slices"
@@ -19,9 +20,12 @@ type devNode struct {
 	path           string
 	args           []string
 	out            *prefixWriter
+	logFile        string // takes what the process prints
+	logs           bool   // out takes it too
 	restart        time.Duration
 
-	pid atomic.Int64 // of the running process, 0 when there is none
+	pid  atomic.Int64 // of the running process, 0 when there is none
+	last string       // the last line that the process printed; keep's goroutine
 }
 
 // devStopLimit is how long a node may take to stop before it is killed.
@@ -37,13 +41,19 @@ func (n *devNode) keep(stop, kill context.Context) {
 			return
 		}
 		switch {
+		case err == nil:
+			n.out.say("%s has ended: %s", n.id, n.last) // it was removed from the cluster
+			return
 		case exitStatus(err) == exitUsage, time.Since(started) < time.Second:
 			// It would die again.
-			n.out.say("%s died at once: %v", n.id, err)
+			n.out.say("%s died at once: %v: %s", n.id, err, n.last)
 			return
 		case n.restart <= 0:
 			n.out.say("%s died: %v. Start it again with:\n  %s", n.id, err, n.command())
 			return
+		}
+		if exitStatus(err) > 0 {
+			n.out.say("%s says: %s", n.id, n.last)
 		}
 		n.out.say("%s died: %v; it starts again in %v", n.id, err, n.restart)
 		select {
@@ -61,6 +71,11 @@ func (n *devNode) run(stop, kill context.Context) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 
+	log, err := os.OpenFile(n.logFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
 	cmd := exec.CommandContext(stop, n.path, n.args...)
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = devStopLimit
@@ -73,24 +88,27 @@ func (n *devNode) run(stop, kill context.Context) error {
 	n.pid.Store(int64(cmd.Process.Pid))
 	defer n.pid.Store(0)
 	copied := make(chan struct{})
-	go func() { defer close(copied); n.copyLines(lines) }()
+	go func() { defer close(copied); n.copyLines(log, lines) }()
 
 	spare := context.AfterFunc(kill, func() { cmd.Process.Kill() })
-	err := cmd.Wait()
+	err = cmd.Wait()
 	spare()
 	child.Close()
 	<-copied
 	return err
 }
 
-// copyLines prints what the process prints, under its name. The lines by which
-// serve tells its progress are left out: dev tells it for all nodes.
-func (n *devNode) copyLines(r io.Reader) {
+// copyLines takes what the process prints, line by line.
+func (n *devNode) copyLines(log io.Writer, r io.Reader) {
 	lines := bufio.NewReader(r)
 	for {
 		line, err := lines.ReadString('\n')
-		if line != "" && !strings.HasPrefix(line, "conclave "+n.id+" listening ") && line != "conclave "+n.id+" ready\n" {
-			n.out.say("%s | %s", n.id, strings.TrimSuffix(line, "\n"))
+		if line != "" {
+			n.last = strings.TrimSuffix(line, "\n")
+			io.WriteString(log, line) // a full disk is the node's to complain about
+			if n.logs {
+				n.out.say("%s | %s", n.id, n.last)
+			}
 		}
 		if err != nil {
 			return

@@ -132,7 +132,7 @@ func (d *devWatcher) hint() string {
 // greet prints what there is and what to try.
 func (d *devWatcher) greet() {
 	var b strings.Builder
-	fmt.Fprintf(&b, "\nThree nodes are up; data in %s", d.data)
+	fmt.Fprintf(&b, "\nThree nodes are up; data and logs in %s", d.data)
 	if !d.kept {
 		b.WriteString(" (removed at the end)")
 	}
