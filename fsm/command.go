@@ -17,6 +17,11 @@ const (
 // the state keeps the results.
 const BatchWindow = 8
 
+// StartBits divides an incarnation: below are the starts of one data directory,
+// counted; above is a number that is the directory's own. So a node that lost its
+// disk, and counts from the beginning, never uses a number of its former life.
+const StartBits = 21
+
 // Proposal is the content of one raft log entry. The leader stamps it: Time is
 // cluster time, Wall is for display only and no rule compares it.
 type Proposal struct {

@@ -47,13 +47,18 @@ func (c *change) batch(b *Batch, careful bool) BatchOutcome {
 }
 
 // register begins an incarnation: its numbers start again. A repeat of the
-// present one keeps them.
+// present one keeps them. Of one directory's starts a lower one is late; another
+// directory's takes over whatever its number, since the leader takes batches from
+// members only, and a node is a member with one directory at a time.
 func (c *change) register(b *Batch, n *node) BatchStatus {
 	switch {
-	case b.Register == nil || b.Incarnation == 0 || n != nil && b.Incarnation < n.Incarnation:
+	case b.Register == nil || b.Incarnation == 0:
 		return BatchStale
-	case n != nil && b.Incarnation == n.Incarnation:
+	case n == nil:
+	case b.Incarnation == n.Incarnation:
 		return BatchRepeated
+	case b.Incarnation < n.Incarnation && b.Incarnation>>StartBits == n.Incarnation>>StartBits:
+		return BatchStale
 	}
 	c.s.nodes.write(c.s.gen).Set(b.Node, &node{
 		NodeInfo: NodeInfo{ID: b.Node, Incarnation: b.Incarnation, Register: *b.Register},

@@ -215,7 +215,7 @@ func (x *scripted) command(a args, operations string) Command {
 		for _, word := range a.words[2:] {
 			cmd.Txn.If = append(cmd.Txn.If, x.condition(word))
 		}
-	case "put", "delete", "get", "release", "break":
+	case "put", "delete", "get", "release", "break", "update", "append", "remove", "add", "patch", "steps", "merge", "replace", "prefix", "send":
 		cmd.Kind = CommandTxn
 		cmd.Txn = &Txn{Single: true, Then: []Operation{x.operation(args{words: slices.Concat(a.words[:1], a.words[2:]), named: a.named})}}
 	default:
@@ -234,6 +234,9 @@ func (x *scripted) operations(text string) (ops []Operation) {
 }
 
 func (x *scripted) operation(a args) Operation {
+	if op, ok := x.roomOperation(a); ok {
+		return op
+	}
 	op := Operation{Store: cmp.Or(a.named["store"], DefaultStore), Key: a.words[1], Fence: a.number("fence"), TTL: a.ms("ttl")}
 	if p, ok := x.peers[a.named["bind"]]; ok {
 		op.Bind = p.Peer
@@ -252,8 +255,9 @@ func (x *scripted) operation(a args) Operation {
 		op.If = &If{Exists: true}
 	}
 	switch a.words[0] {
-	case "put":
-		op.Kind, op.Value = OpPut, []byte(a.words[2])
+	case "put", "update", "append", "remove", "add", "patch", "steps":
+		op.Kind, op.Value = computing[a.words[0]], []byte(a.words[2])
+		op.Steps, op.Unique = a.words[0] == "steps", a.named["unique"] != ""
 	case "delete":
 		op.Kind = OpDelete
 	case "get":
@@ -374,6 +378,7 @@ func showResult(r *Result) string {
 		if op.Entry != nil {
 			show("value", string(op.Entry.Value), true)
 		}
+		show("value", string(op.Value), op.Value != nil)
 		b.WriteString(" ]")
 	}
 	show("unchanged", true, r.Refusal == nil && !r.Changed)
@@ -395,7 +400,7 @@ func showRefusal(no *Refusal) string {
 		{"key", d.Key, d.Key != ""}, {"version", d.Version, d.Version != 0}, {"rev", d.Rev, d.Rev != 0},
 		{"value", string(d.Value), d.Value != nil}, {"owner", d.Owner, d.Owner != ""}, {"fence", d.Fence, d.Fence != 0},
 		{"limit", d.Limit, d.Limit != ""}, {"max", d.Max, d.Limit != ""}, {"actual", d.Actual, d.Limit != ""},
-		{"reason", d.Reason, d.Reason != ""}, {"field", d.Field, d.Field != ""},
+		{"reason", d.Reason, d.Reason != ""}, {"type", d.Type, d.Type != ""}, {"field", d.Field, d.Field != ""},
 	} {
 		if m.set {
 			s += fmt.Sprintf(" %s=%v", m.name, m.value)
@@ -423,6 +428,8 @@ func showEvent(room string, e *Event) string {
 		return fmt.Sprintf("%s %s/%s %s by %s", head, e.Store, e.Key, e.Reason, by)
 	case EventLock:
 		return fmt.Sprintf("%s %s/%s %s owner=%s fence=%d waiting=%d by %s", head, e.Store, e.Key, e.State, e.Owner, e.Fence, e.Waiting, by)
+	case EventMessage:
+		return showMessage(head, by, e)
 	case EventPeer:
 		return strings.TrimRight(fmt.Sprintf("%s %s %s(%s) %s", head, e.State, e.Peer.Name, e.Peer.ID, e.Reason), " ")
 	}
