@@ -24,6 +24,7 @@ type connection struct {
 
 // flags adds the flags of a connection to a command (and those below it).
 func (c *connection) flags(cmd *cobra.Command) {
+	// Persistent, so that `cluster` gives them to all of its commands at once.
 	f := cmd.PersistentFlags()
 	f.StringSliceVar(&c.servers, "server", []string{"http://127.0.0.1:7400"}, "`URLs` of nodes; the next is asked when one does not answer")
 	f.StringVar(&c.token, "token", "", "bearer `token`")
@@ -49,6 +50,7 @@ func (c *connection) config() client.Config {
 	return cfg
 }
 
+// open makes the client. It contacts nobody: what is wrong here is the command line.
 func (c *connection) open() (*client.HTTP, error) {
 	patience := c.patience
 	if patience <= 0 {

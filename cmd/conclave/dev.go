@@ -30,6 +30,8 @@ type devOptions struct {
 	logLevel           string
 }
 
+// newDev makes `conclave dev`, the first thing that most people run: it must work
+// without a flag, and say what to do next.
 func newDev() *cobra.Command {
 	var o devOptions
 	cmd := &cobra.Command{
@@ -72,6 +74,8 @@ func dev(ctx context.Context, o *devOptions, stdout io.Writer) (err error) {
 	} else if err := os.MkdirAll(data, 0o700); err != nil {
 		return err
 	}
+	// Real processes of this very binary: what is tried here behaves as it will in
+	// earnest, kill -9 included.
 	self, err := os.Executable()
 	if err != nil {
 		return err
@@ -144,6 +148,7 @@ func (o *devOptions) serveArgs(node *devNode, nodes []*devNode, data string) []s
 	for _, n := range nodes {
 		peers = append(peers, n.peer)
 	}
+	// All have the same list, the own address included, as in a real deployment.
 	return []string{
 		"serve", "--id", node.id, "--data", filepath.Join(data, node.id),
 		"--http", node.http, "--peer", node.peer,

@@ -12,6 +12,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
+// newGet makes `conclave get`. People get all that there is to know of a key, since
+// --if-rev and --if-version need it; scripts have --raw and --json.
 func newGet() *cobra.Command {
 	var (
 		conn connection
@@ -53,6 +55,7 @@ every node unless --stale is given.`,
 	return cmd
 }
 
+// printEntry prints everything of an entry but its key, which the user named.
 func printEntry(w io.Writer, e *wire.Entry) {
 	row(w, "value", string(e.Value))
 	row(w, "version", e.Version)
@@ -81,7 +84,7 @@ func author(by *wire.By) string {
 // snapshot: each says the revision at which it was read.
 func listStore(cmd *cobra.Command, h *client.HTTP, conn *connection, room string, read client.ReadParams) error {
 	page := client.ListParams{ReadParams: read}
-	all := client.Entries{Entries: []wire.Entry{}}
+	all := client.Entries{Entries: []wire.Entry{}} // not nil: JSON says [] of an empty store
 	for {
 		got, err := h.List(cmd.Context(), room, page)
 		if err != nil {
@@ -113,7 +116,8 @@ func shorten(value json.RawMessage) string {
 	return string(runes[:most-1]) + "…"
 }
 
-// writing are the flags of commands that change one key.
+// writing are the flags of commands that change one key. The two numbers stand
+// apart from the SDK's pointers: 0 is a condition (absent), not the lack of one.
 type writing struct {
 	client.WriteParams
 	ifRev, ifVersion uint64
@@ -144,6 +148,8 @@ func (p *writing) params(cmd *cobra.Command) client.WriteParams {
 	return p.WriteParams
 }
 
+// newPut makes `conclave put`. It opens a session by default: at a terminal a room
+// is tried out before anybody has joined it.
 func newPut() *cobra.Command {
 	var (
 		conn connection
@@ -195,6 +201,7 @@ func argument(arg string, text bool, stdin io.Reader) (json.RawMessage, error) {
 	value := []byte(arg)
 	if arg == "-" {
 		var err error
+		// More than any profile lets a value be: the server says by how much.
 		if value, err = io.ReadAll(io.LimitReader(stdin, 4<<20)); err != nil {
 			return nil, fmt.Errorf("read value: %w", err)
 		}
@@ -202,12 +209,16 @@ func argument(arg string, text bool, stdin io.Reader) (json.RawMessage, error) {
 	if text {
 		return json.Marshal(string(value))
 	}
+	// Checked here, since the commonest mistake deserves a better hint than the
+	// server can give: the shell has taken the quotes.
 	if !json.Valid(value) {
 		return nil, usagef("VALUE is not JSON: a string needs quotes of its own ('\"ada\"'), or --string")
 	}
 	return value, nil
 }
 
+// newDelete makes `conclave delete`. It has the same conditions as put, for a
+// delete can race as well.
 func newDelete() *cobra.Command {
 	var (
 		conn connection

@@ -20,7 +20,8 @@ const (
 	exitTimedOut    = 124 // a wait ran out, as with timeout(1)
 )
 
-// usageError is a mistake on the command line.
+// usageError is a mistake on the command line, in the environment or in the
+// config file: trying again without changing something is pointless.
 type usageError struct{ err error }
 
 func usagef(format string, args ...any) error { return &usageError{fmt.Errorf(format, args...)} }

@@ -24,6 +24,9 @@ type lockOptions struct {
 	grace time.Duration
 }
 
+// newLock makes `conclave lock`, for jobs that must not run twice at once. The
+// lease protects the job's time, the fence protects what it writes: a job that
+// is stopped and wakes late is refused by the store.
 func newLock() *cobra.Command {
 	var (
 		conn connection
@@ -53,6 +56,7 @@ refused or lost, 3 when no node could be reached.`,
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
+			// Before the lock is taken: others should not wait for a typing mistake.
 			path, err := exec.LookPath(args[2])
 			if err != nil {
 				return &usageError{err}
@@ -95,6 +99,7 @@ func underLock(ctx context.Context, h *client.HTTP, room, key string, o *lockOpt
 		fmt.Sprintf("CONCLAVE_LOCK_FENCE=%d", lock.Fence()), "CONCLAVE_LOCK_OWNER="+lock.Owner())
 	lost, err := supervise(lock, child, signals, o.grace)
 
+	// Longer than the lease is no use: then it has ended by itself.
 	release, cancel := context.WithTimeout(context.WithoutCancel(ctx), o.TTL)
 	defer cancel()
 	unlockErr := lock.Unlock(release)

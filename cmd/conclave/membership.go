@@ -13,6 +13,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
+// newCluster makes `conclave cluster`. Any node takes these commands: changes of
+// membership run on the leader wherever they are asked for.
 func newCluster() *cobra.Command {
 	var conn connection
 	cmd := &cobra.Command{
@@ -28,6 +30,7 @@ func newCluster() *cobra.Command {
 	return cmd
 }
 
+// newStatus makes `cluster status`: what an operator looks at first.
 func newStatus(conn *connection) *cobra.Command {
 	return &cobra.Command{
 		Use:   "status",
@@ -48,6 +51,8 @@ func newStatus(conn *connection) *cobra.Command {
 	}
 }
 
+// printStatus prints the cluster as one node sees it: what is true of all first,
+// then a line a member.
 func printStatus(w io.Writer, s *wire.Cluster) {
 	leader := "none"
 	if s.Leader != nil {
@@ -108,7 +113,9 @@ func change(conn *connection, cmd *cobra.Command, do func(ctx context.Context, h
 	return cmd
 }
 
-// configFlag makes a change conditional on the configuration that the operator saw.
+// configFlag is the operator's compare-and-set: between looking at the status and
+// acting on it somebody else may have acted. It makes a change conditional on the
+// configuration that the operator saw.
 func configFlag(cmd *cobra.Command) *uint64 {
 	return cmd.Flags().Uint64("if-config", 0, "only if the configuration still has this `index` (as status shows it); 0: whatever it is")
 }

@@ -17,6 +17,8 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 
+	// cobra prints nothing itself (SilenceErrors): every error goes through report,
+	// so that its code comes first.
 	cmd, err := root.ExecuteContextC(ctx)
 	if err != nil && !*started {
 		// What fails before a command starts is the command line: an unknown

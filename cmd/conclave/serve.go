@@ -12,7 +12,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// serveOptions are the flags of serve.
+// serveOptions are the flags of serve. After check, addresses are complete and
+// everything that could be refused without opening anything has been.
 type serveOptions struct {
 	id, data                       string
 	http, peer                     string
@@ -30,6 +31,9 @@ type serveOptions struct {
 	logLevel, logFormat            string
 }
 
+// newServe makes `conclave serve`. Every flag has a default with which a first
+// node runs, but for its name and its data folder: those it keeps for ever, and
+// a guess would be regretted.
 func newServe() *cobra.Command {
 	var o serveOptions
 	cmd := &cobra.Command{
@@ -137,6 +141,8 @@ func (o *serveOptions) check() (err error) {
 	return nil
 }
 
+// logger writes to stderr; stdout has the few lines that tell a script how far
+// the node has come.
 func (o *serveOptions) logger(w interface{ Write([]byte) (int, error) }) (*slog.Logger, error) {
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(o.logLevel)); err != nil {

@@ -44,6 +44,8 @@ func variable(flag string) string {
 	return "CONCLAVE_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
 }
 
+// fromEnvironment sets a flag from its variable, unless the command line did. An
+// empty variable counts as given: it may mean to overrule the file.
 func fromEnvironment(cmd *cobra.Command, flag string) error {
 	f := cmd.Flags().Lookup(flag)
 	value, ok := os.LookupEnv(variable(flag))

@@ -15,6 +15,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
+// newWatch makes `conclave watch`. The SDK's Stream does the work (resuming,
+// telling a reset from a gap); here is only what a terminal needs.
 func newWatch() *cobra.Command {
 	var (
 		conn   connection
@@ -41,6 +43,8 @@ anew.`,
 				return err
 			}
 			defer h.Close()
+			// Nothing but Ctrl-C ends a watch of its own accord: nodes that cannot be
+			// reached are waited for, since a watch that gave up would be a gap.
 			ctx := cmd.Context()
 			if within > 0 {
 				var cancel context.CancelFunc
@@ -73,6 +77,7 @@ func follow(ctx context.Context, stream *client.Stream, conn *connection, w io.W
 		if err != nil {
 			return err
 		}
+		// A transaction's events come together; count may fall in their middle.
 		if count > 0 && seen+len(update.Events) > count {
 			update.Events = update.Events[:count-seen]
 		}
@@ -112,12 +117,15 @@ func printUpdate(w io.Writer, u *client.Update, asJSON bool) error {
 	return nil
 }
 
+// printSnapshot prints the state that a watch starts from, each thing with the
+// revision at which it became so, and marked "now" to tell it from an event.
 func printSnapshot(w io.Writer, s *wire.Snapshot, rev uint64) {
 	if s.Session == "" {
 		fmt.Fprintf(w, "%-8d now      no session yet\n", rev)
 		return
 	}
 	fmt.Fprintf(w, "%-8d now      session %s\n", rev, s.Session)
+	// Sorted, so that two watches of one state print the same.
 	stores := make([]string, 0, len(s.Stores))
 	for store := range s.Stores {
 		stores = append(stores, store)
@@ -175,6 +183,7 @@ func path(store, key string) string {
 	return store + ":" + key
 }
 
+// peerName is a peer's id, which is unique, with its name, which need not be.
 func peerName(p *wire.Peer) string {
 	if p.Name != "" {
 		return fmt.Sprintf("%s (%s)", p.Peer, p.Name)
@@ -182,6 +191,8 @@ func peerName(p *wire.Peer) string {
 	return p.Peer
 }
 
+// from names the author of a change, at the end of a line. What the system did by
+// itself (an expiry) may have none.
 func from(by *wire.By) string {
 	if by == nil {
 		return ""
