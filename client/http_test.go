@@ -171,6 +171,48 @@ func TestHTTP_ends_with_its_patience_or_its_context(t *testing.T) {
 	})
 }
 
+// Over HTTP, too, the lease counts from sending the last renewal that came back,
+// and renewals go to whichever server answers.
+func TestG5_HTTP_locks_keep_themselves(t *testing.T) {
+	renewed := says(`{"expires_in_ms":9000}`)
+	silent := func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
+	var begun time.Time
+	var at []time.Duration
+	timed := func(next http.HandlerFunc) http.HandlerFunc {
+		return func(w http.ResponseWriter, r *http.Request) {
+			at = append(at, time.Since(begun))
+			next(w, r)
+		}
+	}
+	answers := []http.HandlerFunc{timed(says(`{"fence":7,"owner":"me","ttl_ms":9000,"expires_in_ms":9000}`)), timed(renewed), timed(breaks), timed(renewed)}
+	for range 20 {
+		answers = append(answers, silent)
+	}
+	httpBubble(t, answers, func(t *testing.T, h *HTTP, heard *[]heard) {
+		begun = time.Now()
+		l, err := h.Lock(t.Context(), "room", "stage", LockParams{Owner: "me", TTL: 9 * time.Second})
+		if err != nil {
+			t.Fatal(err)
+		}
+		<-l.Done()
+		lost := time.Since(begun)
+		synctest.Wait() // what the servers noted is ours to read
+		// Confirmed at 0 s, 3 s and, by the next server after a break, some
+		// milliseconds after 6 s; the third counts from its first sending.
+		if len(at) != 4 || at[1] != 3*time.Second || at[2] != 6*time.Second || at[3] > 7*time.Second {
+			t.Errorf("asked at %v", at)
+		}
+		if lost != 15*time.Second || !errors.Is(l.Err(), ErrExpired) {
+			t.Errorf("lost after %v with %v, want 9 s after sending the renewal at 6 s", lost, l.Err())
+		}
+		for _, a := range (*heard)[1:] {
+			if a.Method != http.MethodPut || a.URI != "/v1/rooms/room/locks/default/stage" || a.Body != `{"fence":7,"owner":"me"}` {
+				t.Errorf("asked %+v", a)
+			}
+		}
+	})
+}
+
 // events answers a stream with these lines, then breaks it, or keeps it open.
 func events(lines string, open bool) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
