@@ -346,11 +346,10 @@ func (b *batcher) published(p *fsm.Published) {
 		}
 		switch {
 		case o.Status == fsm.BatchStale && o.Incarnation == b.n.incarnation:
-			if info, ok := p.View.Node(o.Node); ok && info.Incarnation > o.Incarnation {
-				b.n.fatal(errors.New("a newer process runs under this node's identity"))
-				return
-			}
-			b.rewind(b.n.timeout / 100) // not registered (any more): registers again
+			// This incarnation was registered before it sent anything. Its numbers
+			// cannot begin again: copies of the old ones may still come.
+			b.n.fatal(errors.New("the cluster knows this process no more: another runs under its name, or it was removed"))
+			return
 		case o.Incarnation != b.n.incarnation:
 		case o.Seq == 0:
 			b.mu.Lock()

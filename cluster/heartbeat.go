@@ -175,7 +175,7 @@ func (s *sweeper) look() {
 	found := 0
 	view.NodeUse(func(node string, incarnation uint64) bool {
 		current, known := nodes[node]
-		return !known || current.dead || incarnation < current.incarnation
+		return !known || current.dead || incarnation != current.incarnation
 	}, func(c fsm.Control) {
 		found++
 		c.Term = s.l.term

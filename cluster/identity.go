@@ -4,10 +4,13 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"fmt"
+	"hash/fnv"
 	"io"
 	"strings"
 
 	"github.com/hashicorp/raft"
+
+	"conclave/fsm"
 )
 
 // What a node keeps beside raft's own keys in its stable store. They are in the
@@ -53,7 +56,15 @@ func identity(stable raft.StableStore, node string, rnd io.Reader) (Identity, er
 	return self, nil
 }
 
-// nextIncarnation counts the starts of a node, from 1. The number is durable
+// incarnation numbers a start of the directory among all starts that the node
+// ever had, also with directories that it has lost.
+func (i Identity) incarnation(start uint64) uint64 {
+	dir := fnv.New32a()
+	io.WriteString(dir, i.Dir)
+	return uint64(dir.Sum32())<<fsm.StartBits | start
+}
+
+// nextIncarnation counts the starts of a directory, from 1. The number is durable
 // before it is used, so that no two starts ever number their batches alike.
 func nextIncarnation(stable raft.StableStore) (uint64, error) {
 	last, err := stable.GetUint64(keyIncarnation)

@@ -261,12 +261,18 @@ func (n *Node) drawID() string {
 	return hex.EncodeToString(id[:])
 }
 
-// serveForward takes a batch from another node. It is decoded with the replicas'
-// own limits here: what a replica could not read never reaches the log.
-func (n *Node) serveForward(req []byte, reply func([]byte, error)) {
+// serveForward takes a batch from another node, if that is a member with its
+// present data directory: what a lost one sent and the network kept is late. It is
+// decoded with the replicas' own limits here: what a replica could not read never
+// reaches the log.
+func (n *Node) serveForward(from Identity, req []byte, reply func([]byte, error)) {
 	l := n.leads()
 	if l == nil {
 		reply(nil, errNotLeader)
+		return
+	}
+	if _, member := n.member(from.ServerID()); !member {
+		reply(encode(forwardAnswer{Proposed: false}), nil)
 		return
 	}
 	b, err := fsm.DecodeBatch(req)

@@ -102,9 +102,11 @@ func Open(cfg Config) (*Node, error) {
 	if n.self, err = identity(n.stable, cfg.ID, cfg.Rand); err != nil {
 		return nil, fmt.Errorf("read the node's identity: %w", err)
 	}
-	if n.incarnation, err = nextIncarnation(n.stable); err != nil {
+	start, err := nextIncarnation(n.stable)
+	if err != nil {
 		return nil, fmt.Errorf("count the node's starts: %w", err)
 	}
+	n.incarnation = n.self.incarnation(start)
 
 	// Whatever raft applies has somebody to tell before raft starts.
 	n.machine = fsm.NewMachine(n.fatal)

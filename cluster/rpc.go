@@ -193,7 +193,7 @@ func (n *Node) serve(from Identity, m Method, req []byte, reply func([]byte, err
 	case methodJoin:
 		serveAsync(n, req, reply, func(ctx context.Context, r joinRequest) (any, error) { return n.joinOf(ctx, from, r) })
 	case methodForward:
-		n.serveForward(req, reply)
+		n.serveForward(from, req, reply)
 	case methodReadIndex:
 		n.serveReadIndex(reply)
 	case methodRound:

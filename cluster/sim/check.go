@@ -15,7 +15,7 @@ func (h *History) Check() []error {
 	l, errs := h.Log()
 	for _, check := range []func(*Log) []error{
 		h.checkDurable, h.checkOnce, h.checkOrder, h.checkReads, h.checkConditions,
-		h.checkLanes, h.checkSessions, h.checkWatches, h.checkLocks,
+		h.checkLanes, h.checkSessions, h.checkExpiry, h.checkWatches, h.checkLocks,
 	} {
 		errs = append(errs, check(l)...)
 	}
@@ -229,6 +229,37 @@ func (h *History) checkSessions(l *Log) (errs []error) {
 		}
 		if f, ok := l.frame(op.Result.Rev); ok && f.Session != op.Command.Session {
 			errs = append(errs, fmt.Errorf("names session %s, was applied in %s: %v", op.Command.Session, f.Session, op))
+		}
+	}
+	return errs
+}
+
+// checkExpiry: an entry did not end by itself before its TTL had passed since its
+// put was asked for. Times are logged in whole milliseconds.
+func (h *History) checkExpiry(l *Log) (errs []error) {
+	puts := map[uint64]*Op{}
+	for _, op := range h.Ops {
+		if put := op.put(); put != nil && put.TTL > 0 && op.Outcome == Applied {
+			puts[op.Result.Rev] = op
+		}
+	}
+	for _, f := range l.Frames {
+		for _, e := range f.Events {
+			if e.Type != fsm.EventDelete || e.Reason != "expired" {
+				continue
+			}
+			old := l.At(f.Room, e.Key, f.Rev-1)
+			if old == nil || old.Expires == 0 {
+				errs = append(errs, fmt.Errorf("rev %d: %s expired, which was %+v", f.Rev, e.Key, old))
+				continue
+			}
+			op := puts[old.Rev]
+			if op == nil {
+				continue
+			}
+			if lived := f.At - op.Call; lived < time.Duration(op.put().TTL-1)*time.Millisecond {
+				errs = append(errs, fmt.Errorf("rev %d: %s expired after %v, before its TTL: %v", f.Rev, e.Key, lived, op))
+			}
 		}
 	}
 	return errs

@@ -17,7 +17,7 @@ func calm(t *testing.T) *History {
 	var h *History
 	synctest.Test(t, func(t *testing.T) {
 		h = NewHistory()
-		Storm{Seed: 5, Duration: 10 * time.Second, Calm: true}.Run(Start(t, Options{Seed: 5, History: h, Net: LAN, Sync: time.Millisecond}), h)
+		Storm{Seed: 5, Duration: 8 * time.Second, Calm: true}.Run(Start(t, Options{Seed: 5, History: h, Net: LAN, Sync: time.Millisecond}), h)
 	})
 	return h
 }
@@ -87,7 +87,7 @@ func TestCheck_Fails(t *testing.T) {
 		{"a stale read", "stale read", func(t *testing.T, h *History) { h.Reads[len(h.Reads)-1].Rev = 1 }},
 		{"an answer older than one before", "had been told", func(t *testing.T, h *History) {
 			for _, op := range h.Ops {
-				if op.Outcome == Refused && op.Call > 5*time.Second {
+				if op.Outcome == Refused && op.Call > 3*time.Second {
 					op.Result.Rev = 1
 					return
 				}
@@ -137,9 +137,9 @@ func TestCheck_Fails(t *testing.T) {
 		{"two sessions of a room at once", "the one before ended", func(t *testing.T, h *History) {
 			for _, s := range h.Segments {
 				for i, f := range s.Frames {
-					if last := f.Events[len(f.Events)-1]; last.State == "ended" {
-						frame := fsm.Frame{Rev: f.Rev, Events: f.Events[:len(f.Events)-1]}
-						s.Frames[i].Frame = &frame
+					ended := func(e *fsm.Event) bool { return e.State == "ended" }
+					if slices.ContainsFunc(f.Events, ended) {
+						s.Frames[i].Frame = &fsm.Frame{Rev: f.Rev, Events: slices.DeleteFunc(slices.Clone(f.Events), ended)}
 					}
 				}
 			}
@@ -191,6 +191,13 @@ func TestCheck_Fails(t *testing.T) {
 		}},
 		{"somebody jumped the queue", "after who queued", func(t *testing.T, h *History) {
 			h.Grants[1<<40] = fsm.Grant{Room: hall, Key: stage, Waiter: 1 << 40, Fence: 2}
+		}},
+		{"an entry ended early", "before its TTL", func(t *testing.T, h *History) {
+			for _, op := range h.Ops {
+				if put := op.put(); put != nil && put.TTL > 0 && op.Outcome == Applied {
+					put.TTL *= 10
+				}
+			}
 		}},
 		{"replicas differ", "differ", func(t *testing.T, h *History) {
 			for _, nodes := range h.Hashes {

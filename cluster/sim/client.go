@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"conclave/cluster"
@@ -180,7 +181,8 @@ func single(room string, op fsm.Operation) *fsm.Command {
 // value draws a JSON value that nobody else writes.
 func (k *Client) value() []byte { return fmt.Appendf(nil, `"%s.%d"`, k.Name, k.request+1) }
 
-// Registers puts, compares and sets, deletes and reads a few keys, until stop.
+// Registers puts, compares and sets, deletes and reads a few keys, and writes some
+// that are written together, and one that ends by itself. Until stop.
 func (k *Client) Registers(room string, keys []string, stop <-chan struct{}) {
 	seen := map[string]uint64{} // versions
 	for ; !stopped(stop); k.pause() {
@@ -196,8 +198,9 @@ func (k *Client) Registers(room string, keys []string, stop <-chan struct{}) {
 			op = k.Do(single(room, fsm.Operation{Kind: fsm.OpPut, Key: key, Value: k.value(), If: &fsm.If{Version: &version}}))
 		case 6:
 			k.pair(room)
+			k.Do(single(room, fsm.Operation{Kind: fsm.OpPut, Key: "brief", Value: k.value(), TTL: 300}))
 		default:
-			if r := k.Read(room, append(keys, pairKeys...)...); r != nil {
+			if r := k.Read(room, slices.Concat(keys, pairKeys, []string{"brief"})...); r != nil {
 				for key, e := range r.Entries {
 					if seen[key] = 0; e != nil {
 						seen[key] = e.Version

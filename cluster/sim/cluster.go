@@ -347,6 +347,33 @@ func (c *Cluster) Leader() (leader int) {
 	return leader
 }
 
+// AwaitVoter waits until a node is a voter, by the word of the leader, and knows
+// it: the leader alone may still speak of what the node was before its disk was
+// wiped.
+func (c *Cluster) AwaitVoter(i int) {
+	c.t.Helper()
+	name := c.Server(i).Name
+	c.Await(name+" to be a voter", func() bool {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		leader := c.Node(c.Leader())
+		if leader == nil {
+			return false
+		}
+		said := leader.Status(ctx)
+		node := c.Node(i)
+		if node == nil || node.Status(ctx).ConfigIndex != said.ConfigIndex {
+			return false
+		}
+		for _, m := range said.Members {
+			if m.ID == name && m.Voter && m.Healthy {
+				return true
+			}
+		}
+		return false
+	})
+}
+
 // Followers are the numbers of the running nodes that do not lead.
 func (c *Cluster) Followers() (followers []int) {
 	c.t.Helper()

@@ -18,11 +18,19 @@ func TestStart(t *testing.T) {
 	})
 }
 
-// BenchmarkQuiet measures how much virtual time of a quiet cluster a second of
-// real time simulates: 3,600 s over the figure for one operation.
-func BenchmarkQuiet(b *testing.B) {
-	for b.Loop() {
-		synctest.Test(&testing.T{}, func(*testing.T) {})
-	}
-	_ = time.Second
+// TestQuiet lets a cluster be idle for ten minutes: nobody is elected, nothing
+// is written but the time, and it logs how much faster than real time that was.
+func TestQuiet(t *testing.T) {
+	const idle = 10 * time.Minute
+	began := time.Now()
+	synctest.Test(t, func(t *testing.T) {
+		c := Start(t, Options{Seed: 1, Net: LAN, Sync: time.Millisecond})
+		leader := c.Leader()
+		term := c.Node(leader).Status(t.Context()).Term
+		time.Sleep(idle)
+		if after := c.Leader(); after != leader || c.Node(leader).Status(t.Context()).Term != term {
+			t.Errorf("n%d leads in another term than n%d did", after+1, leader+1)
+		}
+	})
+	t.Logf("%.0f virtual seconds per second", idle.Seconds()/time.Since(began).Seconds())
 }

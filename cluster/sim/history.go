@@ -186,6 +186,9 @@ func (r *recorder) published(p *fsm.Published) {
 		r.h.Grants[g.Waiter] = g
 	}
 	r.h.mu.Unlock()
+	if p.Restored { // the rings are not those of before: begin anew
+		clear(r.open)
+	}
 	for _, room := range p.Changed {
 		if f := r.open[room]; f != nil {
 			r.drain(f, p.View.Rev())

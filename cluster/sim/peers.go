@@ -6,8 +6,8 @@ import (
 	"conclave/fsm"
 )
 
-// Visits joins a room as a peer with a socket, writes, drops the socket, comes
-// back within the grace or too late, and leaves: so that sessions of the room
+// Visits joins a room as a peer with a socket, writes, locks, drops the socket,
+// comes back within the grace or too late, and leaves: so that sessions of the room
 // begin and end all the time. Until stop.
 func (k *Client) Visits(room string, stop <-chan struct{}) {
 	for ; !stopped(stop); k.pause() {
@@ -59,7 +59,7 @@ func (v *visit) do(cmd *fsm.Command) *Op {
 
 // step does one thing that a peer does.
 func (v *visit) step() {
-	switch v.rng.IntN(6) {
+	switch v.rng.IntN(8) {
 	case 0:
 		v.reconnect()
 	case 1:
@@ -68,10 +68,31 @@ func (v *visit) step() {
 		}}})
 	case 2:
 		v.Read(v.room, "shared", "late")
+	case 3, 4:
+		v.sit()
 	default:
 		v.do(&fsm.Command{Kind: fsm.CommandTxn, Txn: &fsm.Txn{Single: true, Then: []fsm.Operation{
 			{Kind: fsm.OpPut, Store: store, Key: "shared", Value: v.value()},
 		}}})
+	}
+}
+
+// sit takes the seat if it is free, for as long as the peer is there, writes it
+// under the fence, and perhaps leaves it.
+func (v *visit) sit() {
+	one := func(op fsm.Operation) *Op {
+		op.Store = store
+		return v.do(&fsm.Command{Kind: fsm.CommandTxn, Txn: &fsm.Txn{Single: true, Then: []fsm.Operation{op}}})
+	}
+	op := one(fsm.Operation{Kind: fsm.OpAcquire, Key: "seat", Lock: &fsm.LockRequest{OnDetach: v.rng.IntN(2) == 0}})
+	if op.Outcome != Applied {
+		one(fsm.Operation{Kind: fsm.OpPut, Key: "seat", Value: v.value()})
+		return
+	}
+	fence := op.Result.Ops[0].Fence
+	one(fsm.Operation{Kind: fsm.OpPut, Key: "seat", Value: v.value(), Fence: fence})
+	if v.rng.IntN(2) == 0 {
+		one(fsm.Operation{Kind: fsm.OpRelease, Key: "seat", Fence: fence})
 	}
 }
 

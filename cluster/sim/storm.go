@@ -13,6 +13,7 @@ type Storm struct {
 	Seed     uint64
 	Duration time.Duration // of the faults
 	Calm     bool          // no faults: the workload alone
+	Wipes    bool          // disks are wiped too, one at a time
 }
 
 // Rooms and keys of the workload.
@@ -78,10 +79,25 @@ func (s Storm) faults(c *Cluster) {
 		if s.Calm {
 			continue
 		}
+		if s.Wipes && rng.IntN(3) == 0 {
+			s.wipe(c, rng.IntN(len(c.Servers())))
+			continue
+		}
 		s.trouble(c, rng)
 		time.Sleep(time.Duration(rng.Int64N(int64(6 * time.Second))))
 		c.Mend()
 	}
+}
+
+// wipe has a node lose its disk, and waits until it is a voter again: another
+// fault before could cost the majority.
+func (s Storm) wipe(c *Cluster, i int) {
+	c.AwaitReady()
+	c.Kill(i)
+	c.Wipe(i)
+	time.Sleep(time.Second)
+	c.Restart(i)
+	c.AwaitVoter(i)
 }
 
 // trouble begins one fault.

@@ -78,13 +78,49 @@ func frames(h *History) (n int) {
 	return n
 }
 
-// TestStorm runs everything at once under every fault: G1 to G11 hold.
+// TestStorm runs everything at once under every fault: G1 to G11 hold. With every
+// other seed everything is four times as hasty, so that snapshots happen too.
 func TestStorm(t *testing.T) {
-	for _, seed := range seeds(t, 4) {
+	for _, seed := range seeds(t, 3) {
 		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
-			storm(t, Storm{Seed: seed, Duration: 40 * time.Second}, Options{
-				Net: Rough, Sync: time.Millisecond, Hiccups: 0.01,
-				Configure: func(cfg *cluster.Config) { cfg.SnapshotThreshold, cfg.TrailingLogs = 200, 50 },
+			storm(t, Storm{Seed: seed, Duration: 30 * time.Second}, Options{
+				Net: Rough, Sync: time.Millisecond, Hiccups: 0.01, Configure: hasty(seed%2 == 0),
+			})
+		})
+	}
+}
+
+// hasty shortens timeouts and logs.
+func hasty(yes bool) func(*cluster.Config) {
+	return func(cfg *cluster.Config) {
+		if yes {
+			cfg.Timeout, cfg.SnapshotThreshold, cfg.TrailingLogs = 250*time.Millisecond, 100, 20
+		}
+	}
+}
+
+// TestStorm_Lossy runs it on a network that is hardly one.
+func TestStorm_Lossy(t *testing.T) {
+	for _, seed := range seeds(t, 1) {
+		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
+			storm(t, Storm{Seed: 1000 + seed, Duration: 30 * time.Second}, Options{
+				Net: Conditions{
+					Delay: time.Millisecond, Jitter: 15 * time.Millisecond,
+					Spike: 0.05, Loss: 0.05, Duplicate: 0.1, Reset: 0.03,
+				},
+				Sync: 3 * time.Millisecond, Hiccups: 0.02, Configure: hasty(seed%2 == 0),
+			})
+		})
+	}
+}
+
+// TestStorm_Wipes has nodes lose their disks as well, and come back as members
+// that were never there before.
+func TestStorm_Wipes(t *testing.T) {
+	for _, seed := range seeds(t, 1) {
+		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
+			storm(t, Storm{Seed: 2000 + seed, Duration: 30 * time.Second, Wipes: true}, Options{
+				Net: Rough, Sync: time.Millisecond, Hiccups: 0.01, Configure: hasty(seed%2 == 0),
 			})
 		})
 	}
@@ -92,7 +128,7 @@ func TestStorm(t *testing.T) {
 
 // TestStorm_Calm runs the same workload without a fault.
 func TestStorm_Calm(t *testing.T) {
-	h := storm(t, Storm{Seed: 1, Duration: 20 * time.Second, Calm: true}, Options{Net: LAN, Sync: time.Millisecond})
+	h := storm(t, Storm{Seed: 1, Duration: 10 * time.Second, Calm: true}, Options{Net: LAN, Sync: time.Millisecond})
 	for _, op := range h.Ops {
 		if op.Outcome == Unknown || op.Outcome == NotApplied {
 			t.Errorf("without a fault: %v", op)
