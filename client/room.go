@@ -30,8 +30,7 @@ type Status struct {
 	State State
 	Node  string // the node attached to
 	// Rejoined says that the peer that this room was before is no more: its grace
-	// had run out, or its session was replaced. Locks and bound entries went with
-	// it, and Room.Peer is a new one.
+	// had run out. Locks and bound entries went with it, and Room.Peer is a new one.
 	Rejoined bool
 	Err      error // why the connection is away, or the room ended
 }

@@ -71,26 +71,23 @@ func (r *Room) lock(ctx context.Context, key string, o lockOptions, opts []LockO
 		return nil, err
 	}
 	l, err := r.grant(ctx, name, o, until)
-	if err != nil && !errors.Is(err, errUndoing) {
-		r.giveTurn(name)
-	}
 	var undo *undoing
-	if errors.As(err, &undo) {
+	switch {
+	case errors.As(err, &undo):
 		return nil, undo.error
+	case err != nil:
+		r.giveTurn(name)
+		return nil, err
 	}
-	return l, err
+	return l, nil
 }
 
 // cancelAgain is how long after a cancel its acquire should be answered.
 const cancelAgain = time.Second
 
-// errUndoing marks the error of an acquire that is being undone in the
-// background; the turn comes back after that.
-var errUndoing = errors.New("being undone")
-
+// undoing is the error of an acquire that is being undone in the background. The
+// turn comes back after that, so the caller must not give it back.
 type undoing struct{ error }
-
-func (u *undoing) Is(target error) bool { return target == errUndoing }
 
 // grant asks the servers for the lock until it is proven to be held.
 func (r *Room) grant(ctx context.Context, name lockName, o lockOptions, until time.Time) (*Lock, error) {
