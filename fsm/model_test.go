@@ -106,15 +106,6 @@ func (m *model) guard(key, who string, fence uint64) Code {
 	return ""
 }
 
-func (m *model) put(key, value, bound string, ttl int64, rev uint64) {
-	e := m.entries[key]
-	next := modelEntry{value: value, version: e.version + 1, rev: rev, bound: bound}
-	if ttl > 0 {
-		next.expires = m.now + ttl
-	}
-	m.entries[key] = next
-}
-
 // acquire is the code of an acquire, and whether it queued.
 func (m *model) acquire(key, who string, wait int64, rev uint64) (code Code, queued, changed bool) {
 	l := m.locks[key]
@@ -136,7 +127,8 @@ type checked struct {
 	*world
 	m       *model
 	callers map[string]Caller
-	known   map[string]int64 // deadlines that outcomes have told of, with their moment
+	known   map[string]int64  // deadlines that outcomes have told of, with their moment
+	mirror  map[string]string // what a watcher that heard all events has
 	views   []*View
 	hashes  [][32]byte
 }
@@ -185,6 +177,14 @@ func (c *checked) learn(out *Outcome) {
 			if e.Rev != f.Frame.Rev || f.Frame.Rev <= f.Floor {
 				c.t.Fatalf("event %+v in frame %d after %d", e, f.Frame.Rev, f.Floor)
 			}
+			switch {
+			case e.Type == EventPut:
+				c.mirror[e.Key] = string(e.Entry.Value)
+			case e.Type == EventDelete:
+				delete(c.mirror, e.Key)
+			case e.Type == EventSession:
+				clear(c.mirror)
+			}
 		}
 	}
 }
@@ -194,25 +194,39 @@ func (c *checked) learn(out *Outcome) {
 // a snapshot, gives the same hash; that views published on the way are as they
 // were; that a leader was told of every deadline.
 func TestState_Model(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		c := &checked{world: newWorld(t), m: &model{now: 1000}, callers: map[string]Caller{}, known: map[string]int64{}}
-		t.Repeat(map[string]func(*rapid.T){
-			"join": func(*rapid.T) { c.join() }, "put": c.put, "put again": c.put, "delete": c.delete, "txn": c.txn,
-			"acquire": c.acquire, "acquire again": c.acquire, "release": c.release, "leave": c.leave, "detach": c.detach,
-			"attach": c.attach, "time": c.time, "term": func(*rapid.T) { c.term++ },
-			"publish": func(*rapid.T) {
-				c.views = append(c.views, c.s.Publish())
-				c.hashes = append(c.hashes, c.hash())
-			},
-			"": func(*rapid.T) { c.compare() },
-		})
-		c.finish()
+	rounds := 30
+	if testing.Short() {
+		rounds = 1
+	}
+	var steps int
+	for i := range rounds {
+		t.Run(fmt.Sprint(i), rapid.MakeCheck(func(t *rapid.T) { steps += modelHistory(t) }))
+	}
+	t.Logf("%d steps", steps)
+}
+
+// modelHistory is one random history; it returns its length.
+func modelHistory(t *rapid.T) (steps int) {
+	c := &checked{
+		world: newWorld(t), m: &model{now: 1000}, callers: map[string]Caller{}, known: map[string]int64{}, mirror: map[string]string{},
+	}
+	t.Repeat(map[string]func(*rapid.T){
+		"join": func(*rapid.T) { c.join() }, "write": c.write, "write again": c.write, "write on": c.write, "txn": c.txn,
+		"acquire": c.acquire, "acquire again": c.acquire, "release": c.release, "leave": c.leave, "detach": c.detach,
+		"attach": c.attach, "time": c.time, "term": func(*rapid.T) { c.term++ },
+		"publish": func(*rapid.T) {
+			c.views = append(c.views, c.s.Publish())
+			c.hashes = append(c.hashes, c.hash())
+		},
+		"": func(*rapid.T) { steps++; c.compare() },
 	})
+	c.finish()
+	return steps
 }
 
 func (c *checked) join() {
 	cmd := joinCommand(modelRoom)
-	cmd.Open.Grace = modelGrace
+	cmd.Open.Grace, cmd.Open.Limits = modelGrace, modelLimits
 	r := c.run(cmd, "", true)
 	if r.Created != (c.m.session == "") {
 		c.t.Fatalf("created is %v", r.Created)
@@ -223,8 +237,6 @@ func (c *checked) join() {
 	c.m.peers[r.Peer] = &modelPeer{gen: r.Gen, attached: true}
 	c.callers[r.Peer] = Caller{Kind: CallerPeer, Peer: r.Peer, Gen: r.Gen}
 }
-
-var modelKeys = []string{"a", "b", "c"}
 
 // who draws a caller of the live session; stale says that its socket is over.
 func (c *checked) who(t *rapid.T) (who string, refusal Code) {
@@ -245,81 +257,6 @@ func (c *checked) fence(t *rapid.T, key string) uint64 {
 		return uint64(rapid.SampledFrom([]int{0, 0, 0, 1}).Draw(t, "fence"))
 	}
 	return rapid.SampledFrom([]uint64{0, l.fence, l.fence, l.fence - 1}).Draw(t, "fence")
-}
-
-func (c *checked) put(t *rapid.T) {
-	who, want := c.who(t)
-	key := rapid.SampledFrom(modelKeys).Draw(t, "key")
-	op := putOp(key, fmt.Sprint(rapid.IntRange(0, 9).Draw(t, "value")))
-	op.Fence = c.fence(t, key)
-	e := c.m.entries[key]
-	switch rapid.IntRange(0, 5).Draw(t, "if") {
-	case 0:
-		op.If = &If{Rev: &e.rev}
-	case 1:
-		wrong := e.rev + 1
-		op.If = &If{Rev: &wrong}
-	case 2:
-		op.If = &If{Absent: true}
-	}
-	if who != job && rapid.Bool().Draw(t, "bind") {
-		op.Bind = who
-	}
-	op.TTL = int64(rapid.SampledFrom([]int{0, 0, 5000}).Draw(t, "ttl"))
-	if want == "" {
-		want = c.m.guard(key, who, op.Fence)
-	}
-	if want == "" && op.If != nil && (op.If.Absent && e.version > 0 || op.If.Rev != nil && *op.If.Rev != e.rev) {
-		want = CodeConflict
-	}
-	r := c.run(single(modelRoom, c.caller(who), op), want, want == "")
-	switch want {
-	case "":
-		c.m.put(key, string(op.Value), op.Bind, op.TTL, c.m.rev)
-		if got := r.Ops[0]; got.Version != e.version+1 || got.Created != (e.version == 0) {
-			t.Fatalf("got %+v after %+v", got, e)
-		}
-	case CodeConflict:
-		if d := r.Refusal.Details; d.Version != e.version || d.Rev != e.rev || string(d.Value) != e.value {
-			t.Fatalf("the conflict tells of %+v, the entry is %+v", d, e)
-		}
-	}
-}
-
-func (c *checked) delete(t *rapid.T) {
-	who, want := c.who(t)
-	key := rapid.SampledFrom(modelKeys).Draw(t, "key")
-	fence := c.fence(t, key)
-	if want == "" {
-		want = c.m.guard(key, who, fence)
-	}
-	_, exists := c.m.entries[key]
-	c.run(single(modelRoom, c.caller(who), Operation{Kind: OpDelete, Key: key, Fence: fence}), want, want == "" && exists)
-	if want == "" {
-		delete(c.m.entries, key)
-	}
-}
-
-// txn takes a lock and writes two keys, all or nothing.
-func (c *checked) txn(t *rapid.T) {
-	who, want := c.who(t)
-	cmd := Command{Kind: CommandTxn, Room: modelRoom, Caller: c.caller(who), Txn: &Txn{Then: []Operation{
-		{Kind: OpAcquire, Store: DefaultStore, Key: "a", Lock: &LockRequest{TTL: 4000}}, putOp("a", "1"), putOp("b", "2"),
-	}}}
-	if want == "" {
-		if l := c.m.locks["a"]; l != nil && l.owner != who {
-			want = CodeLocked
-		}
-	}
-	if want == "" {
-		want = c.m.guard("b", who, 0)
-	}
-	c.run(cmd, want, want == "")
-	if want == "" {
-		c.m.acquire("a", who, 0, c.m.rev)
-		c.m.put("a", "1", "", 0, c.m.rev)
-		c.m.put("b", "2", "", 0, c.m.rev)
-	}
 }
 
 func (c *checked) acquire(t *rapid.T) {
@@ -474,6 +411,11 @@ func (c *checked) compare() {
 		return true
 	})
 	c.equal("entries", entries, c.m.entries)
+	for key, value := range c.mirror {
+		if c.m.entries[key].value != value || len(c.mirror) != len(c.m.entries) {
+			c.t.Fatalf("the events tell of %v, the entries are %v", c.mirror, c.m.entries)
+		}
+	}
 	locks := map[string]*modelLock{}
 	s.Locks(func(_, key string, l *lock.Lock) bool {
 		got := &modelLock{}
