@@ -841,6 +841,19 @@ func TestSocket_UnavailableIsSaid(t *testing.T) {
 		}
 	}
 	c.must(nil, "get", `"key":"k","consistency":"stale"`)
+	s.store.breakWith(&cluster.UnknownError{Reason: "no outcome in time"})
+	lost := c.send("put", `"key":"lost","value":2`)
+	if e := c.answer(lost).Error; e == nil || e.Code != wire.UnknownOutcome || e.Retry != wire.RetryUnknown {
+		t.Errorf("an unknown outcome: %+v", e)
+	}
+	s.store.breakWith(nil)
+	for _, want := range []string{"", "bad_request"} { // once answered for good, the id is used up
+		c.write(fmt.Sprintf(`{"id":%d,"do":"put","key":"lost","value":2}`, lost))
+		if e := c.answer(lost).Error; (e == nil) != (want == "") || e != nil && string(e.Code) != want {
+			t.Errorf("repeated under its id: %+v, want %q", e, want)
+		}
+	}
+	s.store.breakWith(&cluster.UnavailableError{Reason: "no leader"})
 	c.fails(wire.Unavailable, "leave", "")
 	c.ws.NetConn().Close() // the leave was not applied, so the end is a goodbye of its own
 	s.store.breakWith(nil)

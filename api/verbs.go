@@ -54,7 +54,7 @@ func (k *socket) request(r *request) {
 		return
 	case !k.greeted:
 		r.o.refuse("do", "the first request is hello")
-	case r.id <= k.lastID || r.id == k.hello:
+	case (r.id <= k.lastID || r.id == k.hello) && !k.mayRepeat(r.id):
 		r.o.refuse("id", "must grow: %d was the last", max(k.lastID, k.hello))
 	case r.do == "":
 		r.o.refuse("do", "is missing")
@@ -69,6 +69,20 @@ func (k *socket) request(r *request) {
 		return
 	}
 	verb(k, r)
+}
+
+// maxUnknown bounds the ids that may be repeated on their own connection; those
+// beyond it are repeated on the next.
+const maxUnknown = 1024
+
+// mayRepeat reports whether a request was answered unknown_outcome, and takes
+// note that it is asked again: the log knows it by its id.
+func (k *socket) mayRepeat(id uint64) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	_, ok := k.unknown[id]
+	delete(k.unknown, id)
+	return ok
 }
 
 // push hands something to the writer.
@@ -89,6 +103,16 @@ func (k *socket) ok(r *request, body func([]byte) []byte) {
 
 // refuse answers a request with an error.
 func (k *socket) refuse(r *request, e *wire.Error) {
+	if e.Retry == wire.RetryUnknown {
+		k.mu.Lock()
+		if k.unknown == nil {
+			k.unknown = make(map[uint64]struct{})
+		}
+		if len(k.unknown) < maxUnknown {
+			k.unknown[r.id] = struct{}{}
+		}
+		k.mu.Unlock()
+	}
 	k.push(item{answer: true, weight: r.weight, send: func() error { return k.sendError(r, e) }})
 }
 
