@@ -17,7 +17,7 @@ func calm(t *testing.T) *History {
 	var h *History
 	synctest.Test(t, func(t *testing.T) {
 		h = NewHistory()
-		Storm{Seed: 5, Duration: 8 * time.Second, Calm: true}.Run(Start(t, Options{Seed: 5, History: h, Net: LAN, Sync: time.Millisecond}), h)
+		Storm{Seed: 5, Duration: 6 * time.Second, Calm: true}.Run(Start(t, Options{Seed: 5, History: h, Net: LAN, Sync: time.Millisecond}), h)
 	})
 	return h
 }
@@ -135,14 +135,12 @@ func TestCheck_Fails(t *testing.T) {
 			t.Fatal("no write named a session")
 		}},
 		{"two sessions of a room at once", "the one before ended", func(t *testing.T, h *History) {
-			for _, s := range h.Segments {
-				for i, f := range s.Frames {
-					ended := func(e *fsm.Event) bool { return e.State == "ended" }
-					if slices.ContainsFunc(f.Events, ended) {
-						s.Frames[i].Frame = &fsm.Frame{Rev: f.Rev, Events: slices.DeleteFunc(slices.Clone(f.Events), ended)}
-					}
-				}
-			}
+			l, _ := h.Log()
+			amid := l.between(h.sessionOf(lobby), 0, 1<<62)[1].Rev
+			dropFrame(h, amid)
+			h.Segments = append(h.Segments, &Segment{Node: "n1", Room: lobby, Session: "second", From: amid - 1, To: amid, Frames: []Seen{
+				{Frame: &fsm.Frame{Rev: amid, Events: []*fsm.Event{{Type: fsm.EventSession, State: "started", Session: "second"}}}},
+			}})
 		}},
 		{"a watcher missed a frame", "has 2 frames there", func(t *testing.T, h *History) {
 			w, i := watchWithFrames(t, h)
@@ -186,7 +184,8 @@ func TestCheck_Fails(t *testing.T) {
 			replaceEvent(h, e, func(c *fsm.Event) { c.By.User = "thief" })
 		}},
 		{"a lease ended early", "before the end of its lease", func(t *testing.T, h *History) {
-			e := lockEvent(t, h, "expired")
+			e := lockEvent(t, h, "released")
+			replaceEvent(h, e, func(c *fsm.Event) { c.State = "expired" })
 			h.Renewals = append(h.Renewals, Renewal{Room: hall, Key: stage, Fence: e.Fence, Sent: time.Minute, TTL: time.Second})
 		}},
 		{"somebody jumped the queue", "after who queued", func(t *testing.T, h *History) {
@@ -356,13 +355,13 @@ func watchWithFrames(t *testing.T, h *History) (*Watch, int) {
 	return nil, 0
 }
 
-// lockEvent is an event of the lock that some other follows.
+// lockEvent is the first event of a state of the lock in the hall.
 func lockEvent(t *testing.T, h *History, state string) *fsm.Event {
 	t.Helper()
 	for _, s := range h.Segments {
 		for _, f := range s.Frames {
 			for _, e := range f.Events {
-				if e.Type == fsm.EventLock && e.State == state {
+				if e.Type == fsm.EventLock && e.Key == stage && e.State == state {
 					return e
 				}
 			}

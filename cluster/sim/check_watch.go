@@ -2,6 +2,7 @@ package sim
 
 import (
 	"fmt"
+	"reflect"
 )
 
 // checkWatches (G7, G8): a snapshot shows the state as of its revision, and the
@@ -36,7 +37,7 @@ func checkWatch(l *Log, w *Watch) (errs []error) {
 			complain("rev %d after rev %d", item.Rev, at)
 		case len(due) != 1:
 			complain("rev %d after rev %d, though session %s has %d frames there", item.Rev, at, session, len(due))
-		case describe(due[0].Frame) != describe(item.Frame):
+		case !reflect.DeepEqual(due[0].Frame, item.Frame):
 			complain("rev %d differs:\n%swant\n%s", item.Rev, describe(item.Frame), describe(due[0].Frame))
 		}
 		at = item.Rev

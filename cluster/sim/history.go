@@ -226,7 +226,7 @@ func (r *recorder) drain(f *following, upTo uint64) {
 	f.segment.To = max(f.segment.To, upTo)
 }
 
-// describe is a frame as text: equal frames have equal texts.
+// describe is a frame as text, for complaints.
 func describe(f *fsm.Frame) string {
 	var b strings.Builder
 	for _, e := range f.Events {

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"fmt"
+	"reflect"
 	"slices"
 	"sort"
 	"time"
@@ -44,17 +45,15 @@ type life struct {
 func (h *History) Log() (*Log, []error) {
 	l := &Log{byRev: map[uint64]int{}, keys: map[place][]version{}}
 	var errs []error
-	texts := map[uint64]string{}
 	first := map[uint64]Logged{}
 	for _, s := range h.Segments {
 		for _, f := range s.Frames {
-			text := s.Room + " " + s.Session + " " + describe(f.Frame)
-			known, ok := texts[f.Rev]
-			if ok && known != text {
-				errs = append(errs, fmt.Errorf("nodes disagree on rev %d: %s has\n%sothers have\n%s", f.Rev, s.Node, text, known))
+			known, ok := first[f.Rev]
+			if ok && (known.Room != s.Room || known.Session != s.Session || !reflect.DeepEqual(known.Frame, f.Frame)) {
+				errs = append(errs, fmt.Errorf("nodes disagree on rev %d: %s has, in %s,\n%sothers have, in %s,\n%s",
+					f.Rev, s.Node, s.Session, describe(f.Frame), known.Session, describe(known.Frame)))
 			}
-			texts[f.Rev] = text
-			if was, ok := first[f.Rev]; !ok || f.At < was.At {
+			if !ok || f.At < known.At {
 				first[f.Rev] = Logged{f, s.Room, s.Session}
 			}
 		}
