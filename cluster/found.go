@@ -27,11 +27,13 @@ var promiseKey = []byte("conclave.founding")
 // enter runs until the node is in a cluster and has found its leader.
 func (n *Node) enter() {
 	defer n.hint("", "")
+	told := "" // the reason that the log was told of last: it changes seldom
 	for !n.hasLeader() {
 		ctx, cancel := context.WithTimeout(n.ctx, n.deadline)
 		err := n.tryEnter(ctx)
 		cancel()
-		if err != nil {
+		if err != nil && err.Error() != told {
+			told = err.Error()
 			n.log.Info("not in a cluster yet", "reason", err)
 		}
 		select {
@@ -44,7 +46,6 @@ func (n *Node) enter() {
 
 // tryEnter looks once at who is there.
 func (n *Node) tryEnter(ctx context.Context) error {
-
 	empty := []founding{{ServerID: string(n.self.ServerID()), Addr: n.cfg.PeerAddr}}
 	members := n.configuration().Servers
 	addrs := slices.Clone(n.cfg.Join)
