@@ -136,7 +136,7 @@ func (g *generator) command() Command {
 	}
 	if g.n("opens", 2) == 0 {
 		limits := standardLimits
-		limits.Peers, limits.Locks, limits.LockWaiters, limits.KeysPerStore, limits.SessionBytes = 4, 2, 2, 3, 40
+		limits.Peers, limits.Locks, limits.LockWaiters, limits.KeysPerStore, limits.SessionBytes = 4, 2, 2, 3, 70
 		cmd.Open = &Open{
 			Limits: limits, Grace: int64(pick(g, "grace", []int{0, 5000})), Linger: int64(pick(g, "linger", []int{0, 3000})), Idle: 9000,
 		}
@@ -223,7 +223,7 @@ func (g *generator) lock() LockRequest {
 
 func (g *generator) operation() Operation {
 	op := Operation{
-		Kind: OpKind(g.n("operation", 4) + 1), Store: DefaultStore, Key: pick(g, "key", []string{"a", "b", "c", "d"}), Fence: g.fence(),
+		Kind: OpKind(g.n("operation", int(OpSend)-1) + 1), Store: DefaultStore, Key: pick(g, "key", []string{"a", "b", "c", "d"}), Fence: g.fence(),
 	}
 	switch op.Kind {
 	case OpPut:
@@ -240,8 +240,42 @@ func (g *generator) operation() Operation {
 		op.Lock = &l
 	case OpRelease:
 		op.Break = g.n("break", 3) == 0
+	case OpUpdate, OpAppend, OpRemove, OpAdd, OpPatch:
+		// Of good form or not, for the kind or for another: all alike on both replicas.
+		op.Value = []byte(pick(g, "given", []string{
+			`1`, `[1,"x"]`, `[]`, `{"x":1.0}`, `{"x":null,"y":{}}`, `[{"op":"add","path":"/x","value":2}]`, `[{"op":"copy","from":"","path":"/y"}]`,
+			`[{"op":"test","path":"","value":1}]`, `{"x":1,"x":2}`, `[1`, `"`, ` `, "ÿ", `1e999999`,
+		}))
+		op.TTL, op.Unique, op.Steps = int64(pick(g, "ttl", []int{0, 0, 3000})), g.n("unique", 1) == 0, g.n("steps", 1) == 0
+		if g.n("bind", 3) == 0 {
+			op.Bind = g.peer()
+		}
+	case OpMerge, OpReplace, OpDeletePrefix:
+		g.several(&op)
+	case OpSend:
+		op.Message = &Message{Topic: "chat", Data: []byte(`"hi"`), Roles: pick(g, "roles", [][]string{nil, {"host"}}), Echo: g.n("echo", 1) == 0}
 	}
 	return op
+}
+
+func (g *generator) several(op *Operation) {
+	op.Store = pick(g, "store", []string{DefaultStore, "plan"})
+	for _, key := range []string{"a", "b", "c", "d"} {
+		switch g.n("what", 3) {
+		case 0:
+			op.Set = append(op.Set, KeyValue{key, []byte(pick(g, "value", []string{"1", "1.0", "ÿ"}))})
+		case 1:
+			if op.Kind == OpMerge {
+				op.Delete = append(op.Delete, key)
+			}
+		}
+		if f := g.fence(); f != 0 && g.n("name it", 2) == 0 {
+			op.Fences = append(op.Fences, KeyFence{key, f})
+		}
+	}
+	if op.Kind == OpDeletePrefix {
+		op.Key, op.Set = pick(g, "prefix", []string{"", "a"}), nil
+	}
 }
 
 // consistent checks what must be true of any session: its sums and indices are
