@@ -176,3 +176,53 @@ func TestG11_a_connections_writes_keep_their_order_while_the_leader_dies(t *test
 		t.Fatal(err)
 	}
 }
+
+// A holder is paused for longer than its lease. Another gets the lock; what the
+// first one's command writes afterwards, with its fence, is refused, and it is
+// ended when its holder wakes.
+func TestG4_a_paused_holder_cannot_write_afterwards(t *testing.T) {
+	c, n := one(t)
+	n.start()
+	n.ready()
+	dir := t.TempDir()
+	script := `trap 'touch ended; exit 0' TERM
+		touch ready; until test -e go; do sleep 0.02; done
+		` + binary + ` put demo stage '"late"' --server ` + n.url() + ` --fence $CONCLAVE_LOCK_FENCE --owner $CONCLAVE_LOCK_OWNER; echo $? >code
+		while :; do sleep 0.02; done`
+	cmd := exec.Command(binary, "lock", "demo", "stage", "--server", n.url(), "--ttl", "1s", "--", "sh", "-c", script)
+	cmd.Dir = dir
+	var out lockedBuffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	exists := func(name string) func() bool {
+		return func() bool { _, err := os.Stat(filepath.Join(dir, name)); return err == nil }
+	}
+	eventually(t, "the command runs", exists("ready"))
+	cmd.Process.Signal(syscall.SIGSTOP) // the holder; its command runs on
+	defer cmd.Process.Kill()
+
+	next, err := c.http(0).Lock(t.Context(), "demo", "stage", client.LockParams{Wait: patience})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "go"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the late write was answered", exists("code"))
+	if code, _ := os.ReadFile(filepath.Join(dir, "code")); strings.TrimSpace(string(code)) != "1" || !strings.Contains(out.String(), "stale_fence: ") {
+		t.Errorf("the late write: exit code %s: %s", code, &out)
+	}
+	if _, err := next.Put(t.Context(), "mine"); err != nil {
+		t.Errorf("the new holder's write: %v", err)
+	}
+
+	cmd.Process.Signal(syscall.SIGCONT)
+	if code := exitStatus(cmd.Wait()); code == 0 || !strings.Contains(out.String(), "lock on stage lost") {
+		t.Errorf("the old holder exited with %d: %s", code, &out)
+	}
+	if !exists("ended")() {
+		t.Error("the old holder's command was not told")
+	}
+}

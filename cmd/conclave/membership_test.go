@@ -4,10 +4,12 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
 	"conclave/client"
+	"conclave/client/wire"
 )
 
 // other is a running node that is not the one given.
@@ -196,5 +198,29 @@ func TestCluster_transfer_demote_promote(t *testing.T) {
 	eventually(t, leader.id+" votes", func() bool { return to.member(leader.id).Voter })
 	if _, err := c.http(0).Put(t.Context(), "load", "x", 1, client.WriteParams{}); err != nil {
 		t.Error(err)
+	}
+}
+
+// A second process under the name of a living member is not taken in, whatever
+// data folder it has, and the cluster is as before.
+func TestG15_a_second_node_of_one_name_stays_outside(t *testing.T) {
+	c := startCluster(t, 3)
+	members := c.nodes
+	before := c.leader().status()
+	twin := c.add("n1", "--join", members[0].peer+","+members[1].peer)
+	twin.start()
+	eventually(t, "the second n1 is told why it is not taken in", func() bool {
+		return strings.Contains(twin.log.String(), "n1 is a member already")
+	})
+	h := twin.http1()
+	defer h.Close()
+	if _, err := h.Put(t.Context(), "demo", "x", 1, client.WriteParams{Open: time.Hour}); !client.HasCode(err, wire.Unavailable) {
+		t.Errorf("a write at the second n1: %v, want unavailable", err)
+	}
+	if after := c.leader(members...).status(); after.ConfigIndex != before.ConfigIndex || len(after.Members) != 3 {
+		t.Errorf("the configuration changed from %d to %d: %+v", before.ConfigIndex, after.ConfigIndex, after.Members)
+	}
+	if code := twin.stop(); code != 0 {
+		t.Errorf("the second n1 exited with %d", code)
 	}
 }
