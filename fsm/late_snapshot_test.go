@@ -14,19 +14,19 @@ import (
 // where it was: going back would serve stale reads, publish events twice and
 // answer requests with the results of others.
 func TestG2_ALateSnapshotIsNotGoneBackTo(t *testing.T) {
-	d := newDriver(t)
+	d := newDriven(t)
 	var logs []*raft.Log
 	apply := func(l *raft.Log) {
 		logs = append(logs, l)
 		d.m.ApplyBatch([]*raft.Log{l})
 	}
-	apply(d.open("r"))
+	apply(d.commands(joinCommand("r")))
 	var early bytes.Buffer
 	if err := d.m.View().WriteSnapshot(&early); err != nil {
 		t.Fatal(err)
 	}
 	for range 5 {
-		apply(d.put("r", "k"))
+		apply(d.commands(single("r", Caller{}, putOp("k", `"v"`))))
 	}
 	want, ring := d.m.View(), d.m.Ring("r")
 	published := 0
@@ -45,7 +45,7 @@ func TestG2_ALateSnapshotIsNotGoneBackTo(t *testing.T) {
 	if closed, _ := ring.Closed(); closed || d.m.Ring("r") != ring {
 		t.Error("the ring was closed")
 	}
-	apply(d.put("r", "k"))
+	apply(d.commands(single("r", Caller{}, putOp("k", `"v"`))))
 	if got := d.m.View(); got.Rev() != want.Rev()+1 || published != 1 {
 		t.Errorf("rev %d after one more change, %d publications", got.Rev(), published)
 	}

@@ -86,6 +86,9 @@ func (m *Machine) ApplyBatch(logs []*raft.Log) []any {
 		if m.dead {
 			break
 		}
+		if l.Index <= m.state.index {
+			continue // applied before a late snapshot: see Restore
+		}
 		if l.Type != raft.LogCommand {
 			m.state.skip(l.Index)
 		} else if out := m.apply(l); out != nil {
@@ -173,11 +176,19 @@ func (s *snapshot) Release() {}
 // Restore replaces the state by a snapshot's. It is read to its end and verified
 // before anything is replaced. All rings are closed; new ones are made when they
 // are asked for.
+//
+// A snapshot of what this state has been already is left aside. Raft installs one
+// that the network has kept for long, and then applies once more what came after
+// it; going back would show readers and watchers the past. A restored backup is no
+// such thing: it has a greater revision.
 func (m *Machine) Restore(source io.ReadCloser) error {
 	defer source.Close()
 	state, err := ReadSnapshot(source)
 	if err != nil {
 		return err
+	}
+	if state.index < m.state.index && state.rev <= m.state.rev {
+		return nil
 	}
 	m.state, m.dead = state, false
 	p := &Published{View: state.Publish(), Index: state.index, Restored: true}
