@@ -180,6 +180,7 @@ func TestGolden(t *testing.T) {
 		t.Fatal(err)
 	}
 	write("entry-v1.cbor", must(EncodeProposal(fullProposal())))
+	write("entry-v1-operations.cbor", must(EncodeProposal(fullProposal()))) // with updates to sends
 	write("snapshot-v1.bin", snapshot.Bytes())
 	entries, _ := filepath.Glob("testdata/golden/entry-*.cbor")
 	snapshots, _ := filepath.Glob("testdata/golden/snapshot-*.bin")

@@ -2,8 +2,10 @@ package fsm
 
 import (
 	"bytes"
+	"encoding/json"
 	"os"
 	"testing"
+	"unicode/utf8"
 )
 
 // FuzzDecodeProposal: whatever can be decoded can be applied, without a panic,
@@ -54,6 +56,64 @@ func FuzzDecodeProposal(f *testing.F) {
 			t.Fatal("two replicas differ")
 		}
 	})
+}
+
+// FuzzCompute: whatever bytes are stored and given, a computing operation gives a
+// value within bounds or a refusal, without a panic, and what is JSON stays JSON; in
+// the texts that the naive operations can read, it is theirs.
+func FuzzCompute(f *testing.F) {
+	for _, seed := range [][2]string{
+		{`[1,2.0]`, `[1,{"a":null}]`}, {`{"a":{"b":1}}`, `{"a":{"b":null,"c":[]},"d":1}`}, {`1.5`, `-0.125`}, {`null`, `1`}, {`[1`, `[`}, {``, `1e9`},
+		{`{"a":[1]}`, `[{"op":"copy","from":"/a","path":"/b"},{"op":"test","path":"/b/0","value":1},{"op":"move","from":"/a/0","path":"/c"}]`},
+		{`{"\ud800":"\ud83d\ude00"}`, `[{"op":"add","path":"/\ud800~1","value":[]},{"op":"remove","path":"/\ud800"},{"op":"replace","path":"","value":1}]`},
+	} {
+		for kind := range uint8(6) {
+			f.Add(kind, []byte(seed[0]), []byte(seed[1]))
+		}
+	}
+	f.Fuzz(func(t *testing.T, kind uint8, old, given []byte) {
+		op := &Operation{Kind: OpUpdate + OpKind(kind%5), Key: "k", Value: given, Unique: kind >= 128, Steps: kind >= 128}
+		w := newWorld(t)
+		ada := w.joined("r")
+		if len(old) > 0 {
+			w.must(single("r", ada, putOp("k", string(old))))
+		}
+		r := w.one(single("r", ada, *op)) // which fails the test for a panic that was contained
+		switch code(r) {
+		case "":
+		case CodeBadRequest, CodeWrongType, CodeConflict, CodeLimitExceeded:
+			return
+		default:
+			t.Fatal(r.Refusal)
+		}
+		value := r.Ops[0].Value
+		if len(value) > standardLimits.ValueBytes {
+			t.Fatalf("%d bytes", len(value))
+		}
+		if (len(old) == 0 || json.Valid(old)) && !json.Valid(value) {
+			t.Fatalf("%q with %q gives %q, which is no JSON", old, given, value)
+		}
+		if !readable(given) || len(old) > 0 && !readable(old) || op.Steps && op.Kind == OpPatch {
+			return
+		}
+		want, no := naiveCompute(op, string(old), standardLimits.ValueBytes)
+		if want == "" && op.Kind == OpRemove {
+			want = "[]"
+		}
+		if no != "" || string(value) != want {
+			t.Fatalf("%q with %q gives %q, want %q %s", old, given, value, want, no)
+		}
+	})
+}
+
+// readable tells whether the naive operations take a text as it is: JSON in the form
+// that they write, without double members or exponents.
+func readable(text []byte) bool {
+	if !json.Valid(text) || !utf8.Valid(text) {
+		return false
+	}
+	_, parsed := parseJSON(text)
+	return parsed && encodeNaive(decodeNaive(string(text))) == string(text) && !bytes.ContainsAny(text, "eE") && len(text) < 40
 }
 
 // FuzzReadSnapshot: bytes either are a snapshot, and then the one that writing it
