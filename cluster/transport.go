@@ -2,12 +2,15 @@ package cluster
 
 import (
 	"fmt"
+	"io"
+	"sync"
+	"sync/atomic"
 
 	"github.com/hashicorp/raft"
 )
 
 // transport is what raft gets: any other transport (TCP's, the simulation's) with
-// four things changed.
+// five things changed.
 //
 //   - Heartbeats take no fast path. In hashicorp/raft a heartbeat that is handled
 //     beside the main loop may move the term while the leader's log is being
@@ -17,6 +20,7 @@ import (
 //     DecodePeer agree with it, so whatever raft calls a leader's address is its id.
 //   - Entries are not pipelined: a follower can wedge for ever (hashicorp/raft#612).
 //   - Followers hear of a commit at once (see nudger).
+//   - A late snapshot does not reach raft (see receive).
 //
 // raft closes it on Shutdown.
 type transport struct {
@@ -24,6 +28,12 @@ type transport struct {
 	preVote raft.WithPreVote // the inner transport again: embedding an interface hides it
 	self    raft.ServerID
 	nudges  *nudger
+
+	consumer chan raft.RPC
+	reached  atomic.Uint64 // the newest index that was published here
+	done     chan struct{} // closed by Close
+	closing  sync.Once
+	received chan struct{} // closed when receive has ended
 }
 
 var (
@@ -32,19 +42,59 @@ var (
 	_ raft.WithClose   = (*transport)(nil)
 )
 
-// newTransport wraps the transport of the server with that id.
+// newTransport wraps the transport of the server with that id. It owns one
+// goroutine, until Close.
 func newTransport(inner raft.Transport, self raft.ServerID) (*transport, error) {
 	preVote, ok := inner.(raft.WithPreVote)
 	if !ok {
 		return nil, fmt.Errorf("transport %T cannot pre-vote", inner)
 	}
-	return &transport{Transport: inner, preVote: preVote, self: self, nudges: newNudger(inner.AppendEntries)}, nil
+	t := &transport{
+		Transport: inner, preVote: preVote, self: self, nudges: newNudger(inner.AppendEntries),
+		consumer: make(chan raft.RPC), done: make(chan struct{}), received: make(chan struct{}),
+	}
+	go t.receive()
+	return t, nil
+}
+
+// Consumer is where raft takes requests from.
+func (t *transport) Consumer() <-chan raft.RPC { return t.consumer }
+
+// receive hands requests on to raft, but for snapshots of what was published here
+// before: those the network kept for long, while entries brought this server
+// further. Raft would install them, and with them the membership of that time,
+// which nothing would set right again: the entries that changed it are in the log
+// already. Their sender is told that we have what it sent.
+func (t *transport) receive() {
+	defer close(t.received)
+	for {
+		var rpc raft.RPC
+		select {
+		case rpc = <-t.Transport.Consumer():
+		case <-t.done:
+			return
+		}
+		if req, ok := rpc.Command.(*raft.InstallSnapshotRequest); ok && req.LastLogIndex <= t.reached.Load() {
+			_, err := io.Copy(io.Discard, rpc.Reader) // the connection has more after it
+			rpc.Respond(&raft.InstallSnapshotResponse{Term: req.Term, Success: true}, err)
+			continue
+		}
+		select {
+		case t.consumer <- rpc:
+		case <-t.done:
+			rpc.Respond(nil, raft.ErrTransportShutdown)
+			return
+		}
+	}
 }
 
 // Applied says that this node has published the entry with that index, of that
 // raft term. If it leads in that term, its followers are told that the entry is
 // committed. Any node may call it for every entry; it never blocks.
-func (t *transport) Applied(index, term uint64) { t.nudges.applied(index, term) }
+func (t *transport) Applied(index, term uint64) {
+	t.reached.Store(max(index, t.reached.Load())) // raft's FSM goroutine alone calls this
+	t.nudges.applied(index, term)
+}
 
 // AppendEntries sends entries and learns from the answer what the follower has.
 func (t *transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
@@ -83,6 +133,8 @@ func (t *transport) Close() error {
 	if c, ok := t.Transport.(raft.WithClose); ok {
 		err = c.Close()
 	}
+	t.closing.Do(func() { close(t.done) })
+	<-t.received
 	t.nudges.wait() // after the close, which ends the requests under way
 	return err
 }
