@@ -48,6 +48,8 @@ type Server struct {
 	Disk *Disk
 	c    *Cluster
 
+	retired bool // guarded by c.mu; has left the cluster for good
+
 	mu   sync.Mutex
 	proc *process      // nil while down
 	skew time.Duration // of the wall clock
@@ -111,11 +113,24 @@ func (c *Cluster) Server(i int) *Server {
 	return c.servers[i]
 }
 
-// Servers are all of them, up or down.
-func (c *Cluster) Servers() []*Server {
+// Servers are all that have not been retired, up or down.
+func (c *Cluster) Servers() (servers []*Server) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return append([]*Server(nil), c.servers...)
+	for _, s := range c.servers {
+		if !s.retired {
+			servers = append(servers, s)
+		}
+	}
+	return servers
+}
+
+// Retire ends a node for good; it should not be a member any more.
+func (c *Cluster) Retire(i int) {
+	c.Kill(i)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.servers[i].retired = true
 }
 
 // Node is the running node with a number, nil while it is down.
@@ -287,8 +302,8 @@ func (c *Cluster) Skew(i int, d time.Duration) {
 // Isolate cuts a node off from all others.
 func (c *Cluster) Isolate(i int) {
 	var others []string
-	for j, s := range c.Servers() {
-		if j != i {
+	for _, s := range c.Servers() {
+		if s.number() != i {
 			others = append(others, s.Name)
 		}
 	}
@@ -299,7 +314,8 @@ func (c *Cluster) Isolate(i int) {
 func (c *Cluster) Mend() {
 	c.t.Helper()
 	c.Net.Heal()
-	for i, s := range c.Servers() {
+	for _, s := range c.Servers() {
+		i := s.number()
 		c.Resume(i)
 		c.Skew(i, 0)
 		if s.process() == nil {
@@ -329,7 +345,7 @@ func (c *Cluster) AwaitReady() {
 func (c *Cluster) Leader() (leader int) {
 	c.t.Helper()
 	c.Await("a leader", func() bool {
-		for i, s := range c.Servers() {
+		for _, s := range c.Servers() {
 			node := s.Node()
 			if node == nil {
 				continue
@@ -338,7 +354,7 @@ func (c *Cluster) Leader() (leader int) {
 			status := node.Status(ctx)
 			cancel()
 			if status.Leader == s.Name {
-				leader = i
+				leader = s.number()
 				return true
 			}
 		}
@@ -378,8 +394,8 @@ func (c *Cluster) AwaitVoter(i int) {
 func (c *Cluster) Followers() (followers []int) {
 	c.t.Helper()
 	leader := c.Leader()
-	for i, s := range c.Servers() {
-		if i != leader && s.process() != nil {
+	for _, s := range c.Servers() {
+		if i := s.number(); i != leader && s.process() != nil {
 			followers = append(followers, i)
 		}
 	}
@@ -389,10 +405,10 @@ func (c *Cluster) Followers() (followers []int) {
 // close ends everything.
 func (c *Cluster) close() {
 	c.Net.Heal()
-	for i, s := range c.Servers() {
+	for _, s := range c.Servers() {
 		s.Disk.Work()
 		c.Net.Resume(s.Name)
-		c.Kill(i)
+		c.Kill(s.number())
 	}
 	c.closing.Wait()
 	c.Net.Close()

@@ -4,8 +4,11 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
+
+	"conclave/cluster"
 )
 
 // Storm is a workload under a random schedule of faults.
@@ -14,6 +17,7 @@ type Storm struct {
 	Duration time.Duration // of the faults
 	Calm     bool          // no faults: the workload alone
 	Wipes    bool          // disks are wiped too, one at a time
+	Moves    bool          // nodes join and others leave for good, one at a time
 }
 
 // Rooms and keys of the workload.
@@ -58,7 +62,7 @@ func (s Storm) Run(c *Cluster, h *History) {
 func (c *Cluster) Settle() {
 	c.t.Helper()
 	c.Await("all nodes to have applied everything", func() bool {
-		view, err := c.Node(0).Read(context.Background())
+		view, err := c.Servers()[0].Node().Read(context.Background())
 		if err != nil {
 			return false
 		}
@@ -83,6 +87,10 @@ func (s Storm) faults(c *Cluster) {
 			s.wipe(c, rng.IntN(len(c.Servers())))
 			continue
 		}
+		if s.Moves && rng.IntN(3) == 0 {
+			s.move(c, rng)
+			continue
+		}
 		s.trouble(c, rng)
 		time.Sleep(time.Duration(rng.Int64N(int64(6 * time.Second))))
 		c.Mend()
@@ -100,36 +108,76 @@ func (s Storm) wipe(c *Cluster, i int) {
 	c.AwaitVoter(i)
 }
 
+// move has a new node take the place of another, the leader as often as not, by
+// the word of any node; it asks again until it is done.
+func (s Storm) move(c *Cluster, rng *rand.Rand) {
+	c.AwaitReady()
+	servers := c.Servers()
+	leaves := servers[rng.IntN(len(servers))].number()
+	if rng.IntN(2) == 0 {
+		leaves = c.Leader()
+	}
+	comes := c.Add()
+	name, addr := c.Server(comes).Name, c.Net.Addr(c.Server(comes).Name)
+	ask := func(what string, f func(ctx context.Context, n *cluster.Node) error, done func(cluster.Status) bool) {
+		c.Await(what, func() bool {
+			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+			defer cancel()
+			node := servers[rng.IntN(len(servers))].Node()
+			if node == nil {
+				return false
+			}
+			f(ctx, node)
+			leader := c.Node(c.Leader())
+			return leader != nil && done(leader.Status(ctx))
+		})
+	}
+	ask(name+" to be added", func(ctx context.Context, n *cluster.Node) error { return n.AddMember(ctx, name, addr, false, 0) },
+		func(st cluster.Status) bool { return member(st, name) })
+	c.AwaitVoter(comes)
+	gone := c.Server(leaves).Name
+	ask(gone+" to be removed", func(ctx context.Context, n *cluster.Node) error { return n.RemoveMember(ctx, gone, false, 0) },
+		func(st cluster.Status) bool { return !member(st, gone) })
+	c.Retire(leaves)
+}
+
+func member(st cluster.Status, name string) bool {
+	return slices.ContainsFunc(st.Members, func(m cluster.Member) bool { return m.ID == name })
+}
+
 // trouble begins one fault.
 func (s Storm) trouble(c *Cluster, rng *rand.Rand) {
 	servers := c.Servers()
-	victim := rng.IntN(len(servers))
+	victim := servers[rng.IntN(len(servers))].number()
 	if rng.IntN(2) == 0 {
 		victim = c.Leader()
 	}
-	other := (victim + 1 + rng.IntN(len(servers)-1)) % len(servers)
+	other := victim
+	for other == victim {
+		other = servers[rng.IntN(len(servers))].number()
+	}
 	switch rng.IntN(9) {
 	case 0, 1:
 		c.Kill(victim)
 	case 2:
 		c.Isolate(victim)
 	case 3:
-		c.Net.Cut(servers[victim].Name, servers[other].Name)
+		c.Net.Cut(c.Server(victim).Name, c.Server(other).Name)
 	case 4:
 		c.Pause(victim)
 	case 5:
 		c.Skew(victim, time.Duration(rng.IntN(7200)-3600)*time.Second)
 		c.Kill(other)
 	case 6: // a power cut for all
-		for i := range servers {
-			c.Kill(i)
+		for _, server := range servers {
+			c.Kill(server.number())
 		}
 	case 7:
 		c.Stop(victim)
 	case 8:
 		if node := c.Node(victim); node != nil {
 			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-			node.Transfer(ctx, servers[other].Name)
+			node.Transfer(ctx, c.Server(other).Name)
 			cancel()
 		}
 	}

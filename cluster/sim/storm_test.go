@@ -126,6 +126,17 @@ func TestStorm_Wipes(t *testing.T) {
 	}
 }
 
+// TestStorm_Moves has nodes leave for good and new ones take their places.
+func TestStorm_Moves(t *testing.T) {
+	for _, seed := range seeds(t, 1) {
+		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
+			storm(t, Storm{Seed: 3000 + seed, Duration: 30 * time.Second, Moves: true}, Options{
+				Net: Rough, Sync: time.Millisecond, Hiccups: 0.01, Configure: hasty(seed%2 == 0),
+			})
+		})
+	}
+}
+
 // TestStorm_Calm runs the same workload without a fault.
 func TestStorm_Calm(t *testing.T) {
 	h := storm(t, Storm{Seed: 1, Duration: 10 * time.Second, Calm: true}, Options{Net: LAN, Sync: time.Millisecond})
