@@ -110,25 +110,6 @@ func (h *HTTP) Put(ctx context.Context, room, key string, value any, p WritePara
 	return answer[Written](ctx, h, c)
 }
 
-// Patch changes a value on the server; contentType is one of those of the
-// protocol ("application/merge-patch+json", "application/json-patch+json", or
-// "application/json" for update, append, remove and add).
-func (h *HTTP) Patch(ctx context.Context, room, key, contentType string, patch any, p WriteParams) (*Patched, error) {
-	c, err := newCall(http.MethodPatch, roomPath(room, "stores", storeName(p.Store), "keys", key), patch)
-	if err != nil {
-		return nil, err
-	}
-	c.header.Set("Content-Type", contentType)
-	p.set(c)
-	return answer[Patched](ctx, h, c)
-}
-
-// Patched is the answer to a Patch: the value as it is now.
-type Patched struct {
-	Value json.RawMessage `json:"value"`
-	Written
-}
-
 // Delete deletes a key; deleting an absent one is no error.
 func (h *HTTP) Delete(ctx context.Context, room, key string, p WriteParams) (*Deleted, error) {
 	c, err := newCall(http.MethodDelete, roomPath(room, "stores", storeName(p.Store), "keys", key), nil)
@@ -196,6 +177,9 @@ func (p *WriteParams) take(op *wire.Op) error {
 	}
 	if op.Bind != nil {
 		return wire.Errorf(wire.BadRequest, "only a peer can bind an entry to itself")
+	}
+	if op.Unique || op.Fences != nil {
+		return wire.Errorf(wire.BadRequest, "%s takes neither Unique nor Fences", op.Do)
 	}
 	if op.TTLMs != nil {
 		p.TTL = time.Duration(*op.TTLMs) * time.Millisecond

@@ -26,6 +26,7 @@ type RoomInfo struct {
 	Limits    wire.Limits `json:"limits"`
 	GraceMs   int64       `json:"grace_ms"`
 	LingerMs  int64       `json:"linger_ms"`
+	IdleMs    int64       `json:"idle_timeout_ms,omitempty"` // 0: it ends by its peers alone
 	Counts    struct {
 		Peers  int `json:"peers"`
 		Stores int `json:"stores"`
@@ -130,26 +131,6 @@ func (h *HTTP) Stores(ctx context.Context, room string) ([]StoreInfo, error) {
 		return nil, err
 	}
 	return page.Stores, nil
-}
-
-// Peers lists the peers of a room.
-func (h *HTTP) Peers(ctx context.Context, room string) ([]wire.Peer, error) {
-	page, err := get[struct {
-		Peers []wire.Peer `json:"peers"`
-	}](ctx, h, roomPath(room, "peers"))
-	if err != nil {
-		return nil, err
-	}
-	return page.Peers, nil
-}
-
-// RemovePeer removes a peer from a room.
-func (h *HTTP) RemovePeer(ctx context.Context, room, peer string) error {
-	c, err := newCall(http.MethodDelete, roomPath(room, "peers", peer), nil)
-	if err != nil {
-		return err
-	}
-	return h.do(ctx, c.write(""), nil)
 }
 
 // get answers a plain GET.

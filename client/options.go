@@ -3,6 +3,7 @@ package client
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"time"
 
 	"conclave/client/wire"
@@ -11,8 +12,9 @@ import (
 // ReadOption modifies a read of a Room: InStore, Stale, MinRev.
 type ReadOption interface{ read(*readOptions) }
 
-// WriteOption modifies a write of a Room: InStore, the conditions (If…), Fence
-// and Under, TTL, Bound.
+// WriteOption modifies a write of a Room: InStore, the conditions (If…), Fence,
+// Fences and Under, TTL, Bound, Unique. One that says nothing to a verb (a
+// condition on a whole store, say) is refused by the servers.
 type WriteOption interface{ write(*wire.Op) error }
 
 // LockOption modifies the taking of a lock: InStore, TTL, Wait, LockData,
@@ -122,17 +124,38 @@ func Fence(fence uint64) WriteOption {
 	return writeFunc(func(op *wire.Op) error { op.Fence = &fence; return nil })
 }
 
-// Under writes under a lock on the key, with its fence. A lock that is known to
-// be lost refuses at once.
+// Under writes under a lock on the key, with its fence; a write of many keys may
+// be under several. A lock that is known to be lost refuses at once.
 func Under(l *Lock) WriteOption {
 	return writeFunc(func(op *wire.Op) error {
 		if err := l.Err(); err != nil {
 			return lostError(l, err)
 		}
 		fence := l.Fence()
+		if op.Key == "" { // a write of many keys, which has a fence for each
+			return Fences(map[string]uint64{l.key: fence}).write(op)
+		}
 		op.Fence = &fence
 		return nil
 	})
+}
+
+// Fences names the fences of locked keys to a write of many keys (Merge, Replace,
+// DeletePrefix), which is refused whole if it touches a locked key without. Under
+// is the better way for Locks of this Room.
+func Fences(fences map[string]uint64) WriteOption {
+	return writeFunc(func(op *wire.Op) error {
+		if op.Fences == nil {
+			op.Fences = map[string]uint64{}
+		}
+		maps.Copy(op.Fences, fences)
+		return nil
+	})
+}
+
+// Unique lets Append take only items that the array does not have, each once.
+func Unique() WriteOption {
+	return writeFunc(func(op *wire.Op) error { op.Unique = true; return nil })
 }
 
 // TTL is the time after which an entry goes, or the lease of a lock (1 s to
@@ -174,16 +197,29 @@ func ReleaseOnDetach() LockOption {
 func newWrite(do, key string, value any, opts []WriteOption) (*wire.Op, error) {
 	op := &wire.Op{Do: do, Key: key}
 	if do == "put" {
-		data, err := json.Marshal(value)
-		if err != nil {
-			return nil, fmt.Errorf("encode value of %q: %w", key, err)
-		}
-		op.Value = data
-	}
-	for _, o := range opts {
-		if err := o.write(op); err != nil {
+		var err error
+		if op.Value, err = encode("value of", key, value); err != nil {
 			return nil, err
 		}
 	}
-	return op, nil
+	return op, apply(op, opts)
+}
+
+// apply lets the options add to an operation, in their order.
+func apply(op *wire.Op, opts []WriteOption) error {
+	for _, o := range opts {
+		if err := o.write(op); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// encode encodes what a caller gives for name.
+func encode(what, name string, v any) (json.RawMessage, error) {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return nil, fmt.Errorf("encode %s %q: %w", what, name, err)
+	}
+	return data, nil
 }

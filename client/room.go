@@ -9,8 +9,6 @@ import (
 	"log/slog"
 	"sync"
 	"time"
-
-	"conclave/client/wire"
 )
 
 // State is where a Room's connection stands.
@@ -238,15 +236,4 @@ func (r *Room) Ping(ctx context.Context) (rev uint64, err error) {
 		Do string `json:"do"`
 	}{"ping"}, &ok)
 	return ok.Rev, err
-}
-
-// Peers lists the peers of the room.
-func (r *Room) Peers(ctx context.Context) ([]wire.Peer, error) {
-	var ok struct {
-		Peers []wire.Peer `json:"peers"`
-	}
-	err := r.query(ctx, "peers", struct {
-		Do string `json:"do"`
-	}{"peers"}, &ok)
-	return ok.Peers, err
 }

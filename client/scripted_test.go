@@ -183,6 +183,10 @@ type message struct {
 	MinRev  uint64          `json:"min_rev"`
 	TTLMs   int64           `json:"ttl_ms"`
 	WaitMs  int64           `json:"wait_ms"`
+	Ref     string          `json:"ref"`
+	Data    json.RawMessage `json:"data"`
+
+	body string // all that was sent but the id
 }
 
 // next takes the client's next request, which must be of that verb.
@@ -203,6 +207,7 @@ func (k *script) next(do string) *message {
 	if m.Do != do {
 		k.t.Fatalf("got %s, want a %s", data, do)
 	}
+	m.body = "{" + strings.TrimPrefix(string(data), fmt.Sprintf(`{"id":%d,`, m.ID))
 	return m
 }
 

@@ -143,7 +143,8 @@ type Cond struct {
 	If
 }
 
-// Op is one operation of a transaction, and the body of the single-key verbs.
+// Op is one operation of a transaction, and the body of a verb of its own. Which
+// members an operation has depends on Do (protocol section 4).
 type Op struct {
 	Do       string          `json:"do"`
 	Store    string          `json:"store,omitempty"`
@@ -157,8 +158,33 @@ type Op struct {
 	Mode     string          `json:"mode,omitempty"`
 	Permits  *int            `json:"permits,omitempty"`
 	DelayMs  *int64          `json:"delay_ms,omitempty"`
-	Data     json.RawMessage `json:"data,omitempty"`
+	Data     json.RawMessage `json:"data,omitempty"` // of a lock, of a message, of a whole store to replace
 	OnDetach bool            `json:"release_on_detach,omitempty"`
+
+	// Of the verbs that compute a value from the one that is there.
+	Values json.RawMessage `json:"values,omitempty"` // append, remove: an array
+	Unique bool            `json:"unique,omitempty"` // append
+	By     json.RawMessage `json:"by,omitempty"`     // add: a number, whose digits are kept
+	Merge  json.RawMessage `json:"merge,omitempty"`  // patch: RFC 7396
+	Ops    json.RawMessage `json:"ops,omitempty"`    // patch: RFC 6902
+
+	// Of the verbs that write many keys.
+	Set    json.RawMessage   `json:"set,omitempty"` // merge: an object
+	Delete []string          `json:"delete,omitempty"`
+	Fences map[string]uint64 `json:"fences,omitempty"` // by key
+
+	// Of send, besides Data.
+	Topic string      `json:"topic,omitempty"`
+	To    *Recipients `json:"to,omitempty"`
+	Echo  bool        `json:"echo,omitempty"`
+}
+
+// Recipients are those whom a message is for: whoever is named in any of the
+// lists. Nobody is excluded by a list that is absent.
+type Recipients struct {
+	Peers []string `json:"peers,omitempty"`
+	Refs  []string `json:"refs,omitempty"`
+	Roles []string `json:"roles,omitempty"`
 }
 
 // Txn is the body of a transaction (protocol section 5).
