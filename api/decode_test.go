@@ -100,7 +100,32 @@ func TestObject_namesTheFieldThatIsWrong(t *testing.T) {
 		"no then":                     {`{"if":[]}`, "then"},
 		"no verb":                     {`{"then":[{"key":"k"}]}`, "then[0].do"},
 		"an unknown verb":             {`{"then":[{"do":"frob","key":"k"}]}`, "then[0].do"},
-		"a verb of later":             {`{"then":[{"do":"append","key":"k"}]}`, "then[0].do"},
+		"append without values":       {`{"then":[{"do":"append","key":"k"}]}`, "then[0].values"},
+		"append of no array":          {`{"then":[{"do":"append","key":"k","values":1}]}`, "then[0].values"},
+		"remove with unique":          {`{"then":[{"do":"remove","key":"k","values":[],"unique":true}]}`, "then[0].unique"},
+		"an update without value":     {`{"then":[{"do":"update","key":"k"}]}`, "then[0].value"},
+		"adding a text":               {`{"then":[{"do":"add","key":"k","by":"1"}]}`, "then[0].by"},
+		"adding nothing":              {`{"then":[{"do":"add","key":"k"}]}`, "then[0].by"},
+		"a patch of nothing":          {`{"then":[{"do":"patch","key":"k"}]}`, "then[0].merge"},
+		"a patch of both kinds":       {`{"then":[{"do":"patch","key":"k","merge":{},"ops":[]}]}`, "then[0].merge"},
+		"ops of a patch, no array":    {`{"then":[{"do":"patch","key":"k","ops":{}}]}`, "then[0].ops"},
+		"a merge of nothing":          {`{"then":[{"do":"merge"}]}`, "then[0].set"},
+		"a merge of an array":         {`{"then":[{"do":"merge","set":[]}]}`, "then[0].set"},
+		"a merge with a key":          {`{"then":[{"do":"merge","set":{},"key":"k"}]}`, "then[0].key"},
+		"a merge of a bad key":        {`{"then":[{"do":"merge","set":{"a*":1}}]}`, "then[0].set.a*"},
+		"a merge with a fence":        {`{"then":[{"do":"merge","set":{},"fence":1}]}`, "then[0].fence"},
+		"a merge that does both":      {`{"then":[{"do":"merge","set":{"a":1,"c":1},"delete":["b","c"]}]}`, "then[0].delete"},
+		"a merge deleting a number":   {`{"then":[{"do":"merge","delete":[1]}]}`, "then[0].delete"},
+		"a replace without data":      {`{"then":[{"do":"replace"}]}`, "then[0].data"},
+		"fences that are no object":   {`{"then":[{"do":"replace","data":{},"fences":[1]}]}`, "then[0].fences"},
+		"fences of a bad key":         {`{"then":[{"do":"replace","data":{},"fences":{"..":1}}]}`, "then[0].fences..."},
+		"fences of 0":                 {`{"then":[{"do":"replace","data":{},"fences":{"k":0}}]}`, "then[0].fences.k"},
+		"fences in quotes":            {`{"then":[{"do":"replace","data":{},"fences":{"k":"1"}}]}`, "then[0].fences.k"},
+		"a prefix with a star":        {`{"then":[{"do":"delete","prefix":"a*"}]}`, "then[0].prefix"},
+		"a prefix of 257 bytes":       {`{"then":[{"do":"delete","prefix":"` + longKey + `"}]}`, "then[0].prefix"},
+		"a prefix and a key":          {`{"then":[{"do":"delete","prefix":"a","key":"k"}]}`, "then[0].key"},
+		"a prefix with a condition":   {`{"then":[{"do":"delete","prefix":"a","if":{"exists":true}}]}`, "then[0].if"},
+		"a verb of later":             {`{"then":[{"do":"send","topic":"t","data":1}]}`, "then[0].do"},
 		"no key":                      {`{"then":[{"do":"get"}]}`, "then[0].key"},
 		"a key that is a number":      {`{"then":[{"do":"get","key":7}]}`, "then[0].key"},
 		"a key of 257 bytes":          {`{"then":[{"do":"get","key":"` + longKey + `"}]}`, "then[0].key"},
@@ -167,10 +192,18 @@ func TestCheckSize_isNotBelowTheEncoding(t *testing.T) {
 		key := fmt.Sprintf("%0256d", i)
 		cmd.Txn.If = append(cmd.Txn.If, fsm.Condition{Store: "default", Key: key, If: fsm.If{Rev: ptr(uint64(maxNumber - 1)), Version: ptr(uint64(maxNumber - 1)), Exists: true}, Fence: maxNumber - 1})
 		cmd.Txn.Then = append(cmd.Txn.Then, fsm.Operation{
-			Kind: fsm.OpPut, Store: "default", Key: key, Value: []byte(strings.Repeat("1", 15_400)), Fence: maxNumber - 1, TTL: maxEntryTTL,
+			Kind: fsm.OpPut, Store: "default", Key: key, Value: []byte(strings.Repeat("1", 15_200)), Fence: maxNumber - 1, TTL: maxEntryTTL,
 			If: &fsm.If{Rev: ptr(uint64(maxNumber - 1)), Version: ptr(uint64(maxNumber - 1)), Exists: true},
 		})
 	}
+	edit := fsm.Operation{Kind: fsm.OpMerge, Store: strings.Repeat("s", 64)}
+	for i := range 500 {
+		key := fmt.Sprintf("%d", i)
+		edit.Set = append(edit.Set, fsm.KeyValue{Key: key, Value: []byte("1")})
+		edit.Delete = append(edit.Delete, key)
+		edit.Fences = append(edit.Fences, fsm.KeyFence{Key: key, Fence: maxNumber - 1})
+	}
+	cmd.Txn.Then[0] = edit
 	if err := checkSize(cmd); err != nil {
 		t.Fatal(err) // it should just fit
 	}
@@ -190,6 +223,9 @@ func FuzzTransaction(f *testing.F) {
 		`{"then":[]}`,
 		`{"if":[{"key":"a","rev":1},{"session":"s1"}],"then":[{"do":"put","key":"a","value":{"x":[1.0]},"ttl_ms":1}],"else":[{"do":"get","key":"b"}]}`,
 		`{"then":[{"do":"acquire","key":"l","ttl_ms":1000,"data":1},{"do":"release","key":"l","fence":1},{"do":"delete","store":"s","key":"k","if":{"value":null}}]}`,
+		`{"then":[{"do":"update","key":"a","value":[1]},{"do":"append","key":"a","values":[1],"unique":true,"bind":"p1"},{"do":"remove","key":"a","values":[]},{"do":"add","key":"n","by":-1.5e3,"ttl_ms":5}]}`,
+		`{"then":[{"do":"patch","key":"a","merge":{"b":null}},{"do":"patch","key":"a","ops":[{"op":"test","path":"","value":1}],"fence":3},{"do":"delete","prefix":""}]}`,
+		`{"then":[{"do":"merge","set":{"b":1,"a":null},"delete":["z","c","z"],"fences":{"b":2,"a":1}},{"do":"replace","store":"s","data":{"\u0062":[],"a":{}}},{"do":"delete","prefix":"x/","fences":{"x/1":9}}]}`,
 		`{"then":[{"do":"put","key":"\u0061/\ud83d\ude00","value":"\ud800","bind":"p1"}]}`,
 	} {
 		f.Add([]byte(seed), true)

@@ -272,7 +272,10 @@ func appendOpResult(b []byte, kind fsm.OpKind, r *fsm.OpResult) []byte {
 		return append(appendEntry(b, r.Entry), '}')
 	case fsm.OpPut:
 		b = strconv.AppendUint(append(b, `{"version":`...), r.Version, 10)
-	case fsm.OpDelete:
+	case fsm.OpUpdate, fsm.OpAppend, fsm.OpRemove, fsm.OpAdd, fsm.OpPatch:
+		b = append(append(b, `{"value":`...), r.Value...)
+		b = appendNumber(b, "version", r.Version)
+	case fsm.OpDelete, fsm.OpDeletePrefix:
 		b = strconv.AppendBool(append(b, `{"existed":`...), r.Existed)
 	case fsm.OpAcquire:
 		b = strconv.AppendUint(append(b, `{"fence":`...), r.Fence, 10)
@@ -282,15 +285,22 @@ func appendOpResult(b []byte, kind fsm.OpKind, r *fsm.OpResult) []byte {
 	return append(b, '}')
 }
 
-// encodePut is the answer to a put, encodeDelete that to a delete.
-func encodePut(r *fsm.Result) []byte {
-	b := strconv.AppendUint([]byte(`{"version":`), r.Ops[0].Version, 10)
-	return append(appendNumber(b, "rev", r.Rev), '}')
-}
-
-func encodeDelete(r *fsm.Result) []byte {
-	b := strconv.AppendBool([]byte(`{"existed":`), r.Ops[0].Existed)
-	return append(appendNumber(b, "rev", r.Rev), '}')
+// appendVerb appends the answer to a write that is a verb of its own: what its
+// operation gave, and the revision.
+func appendVerb(b []byte, kind fsm.OpKind, r *fsm.Result) []byte {
+	op, rev := &r.Ops[0], r.Rev
+	// A computed value may be the one that was there. Then the revision is still
+	// that of the entry, by which the caller may compare and set.
+	if computes(kind) {
+		rev = op.Rev
+	}
+	b = appendOpResult(b, kind, op)
+	b = b[:len(b)-1] // its closing brace
+	if b[len(b)-1] != '{' {
+		b = append(b, ',')
+	}
+	b = strconv.AppendUint(append(b, `"rev":`...), rev, 10)
+	return append(b, '}')
 }
 
 // encodeTxnResult is the answer to a transaction (protocol section 5).

@@ -74,7 +74,7 @@ func (s *Server) putKey(c *gin.Context, in *input) error {
 		status = http.StatusCreated
 	}
 	c.Header("ETag", entityTag(r.Ops[0].Rev))
-	return answer(c, status, r.Rev, encodePut(r))
+	return answer(c, status, r.Rev, appendVerb(nil, fsm.OpPut, r))
 }
 
 // deleteKey answers DELETE …/stores/{store}/keys/{key}. An absent key is no error:
@@ -88,5 +88,5 @@ func (s *Server) deleteKey(c *gin.Context, in *input) error {
 	if err != nil {
 		return err
 	}
-	return answer(c, http.StatusOK, r.Rev, encodeDelete(r))
+	return answer(c, http.StatusOK, r.Rev, appendVerb(nil, fsm.OpDelete, r))
 }

@@ -9,7 +9,8 @@ import (
 
 // From the members of requests to the state machine's operations: the same for
 // HTTP, for sockets and inside transactions, so that a verb means one thing. A
-// verb to come is added to operation, encode's appendOpResult and its OpKind.
+// verb to come is added to operation, encode's appendOpResult and its OpKind. What
+// the verbs that compute values take is in edits.go.
 
 // maxOperations bounds the operations of each branch of a transaction, and its
 // conditions (protocol section 5).
@@ -25,10 +26,10 @@ const (
 )
 
 // laterVerbs are verbs of the protocol that this server does not have.
-var laterVerbs = []string{"update", "append", "remove", "add", "patch", "merge", "replace", "send"}
+var laterVerbs = []string{"send"}
 
-// operation takes the members of the single-key verb do, as a frame of a socket
-// and as an operation of a transaction have them. The caller calls done.
+// operation takes the members of the verb do, as a frame of a socket and as an
+// operation of a transaction have them. The caller calls done.
 func (o *object) operation(do string, by fsm.Caller) fsm.Operation {
 	op := fsm.Operation{Store: o.store()}
 	switch do {
@@ -36,15 +37,16 @@ func (o *object) operation(do string, by fsm.Caller) fsm.Operation {
 		op.Kind = fsm.OpGet
 	case "put":
 		op.Kind = fsm.OpPut
-		if op.Value = o.raw("value"); op.Value == nil {
-			o.refuse("value", "is missing")
-		}
-		op.TTL, _ = o.number("ttl_ms", 1, maxEntryTTL)
-		op.Bind = o.bind(by)
+		op.Value = o.required("value")
+	case "update", "append", "remove", "add", "patch":
+		o.computation(do, &op)
+	case "merge", "replace":
+		o.storeEdit(do, &op)
+		return op
 	case "delete":
-		op.Kind = fsm.OpDelete
-		if o.has("prefix") {
-			o.refuse("prefix", "deleting by prefix is not supported by this server")
+		if op.Kind = fsm.OpDelete; o.has("prefix") {
+			o.deletePrefix(&op)
+			return op
 		}
 	case "acquire":
 		op.Kind = fsm.OpAcquire
@@ -61,13 +63,38 @@ func (o *object) operation(do string, by fsm.Caller) fsm.Operation {
 	// Which members a verb has is decided here once: what is not taken is refused
 	// by done as unknown, so a fence on a get is an error and not ignored.
 	op.Key = o.key()
-	if op.Kind == fsm.OpPut || op.Kind == fsm.OpDelete {
+	if stores(op.Kind) {
+		op.TTL, _ = o.number("ttl_ms", 1, maxEntryTTL)
+		op.Bind = o.bind(by)
+	}
+	if stores(op.Kind) || op.Kind == fsm.OpDelete {
 		op.If = o.condition()
 	}
 	if op.Kind != fsm.OpGet && op.Kind != fsm.OpAcquire {
 		op.Fence = o.fence()
 	}
 	return op
+}
+
+// stores reports whether an operation stores one entry.
+func stores(kind fsm.OpKind) bool { return kind == fsm.OpPut || computes(kind) }
+
+// computes reports whether an operation computes the value that it stores.
+func computes(kind fsm.OpKind) bool {
+	switch kind {
+	case fsm.OpUpdate, fsm.OpAppend, fsm.OpRemove, fsm.OpAdd, fsm.OpPatch:
+		return true
+	}
+	return false
+}
+
+// required takes a member of any type that must be there.
+func (o *object) required(name string) []byte {
+	raw := o.raw(name)
+	if raw == nil {
+		o.refuse(name, "is missing")
+	}
+	return raw
 }
 
 // refuseVerb tells a verb that comes later from one that nobody knows.
@@ -212,21 +239,18 @@ func single(op fsm.Operation) *fsm.Txn {
 func checkSize(c *fsm.Command) *wire.Error {
 	// Encoding the command to measure it would cost more than all the rest of the
 	// decoding; counted this way it is never less than the encoding.
-	const each = 96 // an operation's numbers, tags and short names
+	const (
+		condition = 96 // its numbers, tags and short names
+		operation = 64 // its numbers and flags, which Texts leaves out
+	)
 	size := 1024
 	if c.Txn != nil {
 		for _, cond := range c.Txn.If {
-			size += each + len(cond.Store) + len(cond.Key) + len(cond.If.Value)
+			size += condition + len(cond.Store) + len(cond.Key) + len(cond.If.Value)
 		}
 		for _, branch := range [][]fsm.Operation{c.Txn.Then, c.Txn.Else} {
-			for _, op := range branch {
-				size += each + len(op.Store) + len(op.Key) + len(op.Value) + len(op.Bind)
-				if op.If != nil {
-					size += len(op.If.Value)
-				}
-				if op.Lock != nil {
-					size += len(op.Lock.Data)
-				}
+			for i := range branch {
+				size += operation + branch[i].Texts()
 			}
 		}
 	}

@@ -78,9 +78,9 @@ type socket struct {
 	reading   bool   // a goroutine runs them
 	waits     map[uint64]*wait
 	unknown   map[uint64]struct{} // ids answered unknown_outcome: they may be repeated here
-	pong      []byte // payload of a ping to be answered
-	ping      bool   // ask for a sign of life
-	pinged    int64  // Unix ms of the last
+	pong      []byte              // payload of a ping to be answered
+	ping      bool                // ask for a sign of life
+	pinged    int64               // Unix ms of the last
 	bookmark  bool
 	told      int64 // Unix ms of the last write
 }

@@ -22,28 +22,36 @@ type request struct {
 // goroutine, in the order sent; each takes its members, refuses what is wrong
 // and sees to it that the request is answered once.
 var verbs = map[string]func(*socket, *request){
-	"get":      (*socket).get,
-	"list":     (*socket).list,
-	"put":      (*socket).put,
-	"delete":   (*socket).delete,
-	"txn":      (*socket).txn,
-	"watch":    (*socket).watch,
-	"unwatch":  (*socket).unwatch,
-	"acquire":  (*socket).acquire,
-	"renew":    (*socket).renew,
-	"release":  (*socket).release,
-	"cancel":   (*socket).cancel,
-	"locks":    (*socket).locks,
-	"validate": (*socket).validate,
-	"peers":    (*socket).peers,
-	"set_self": (*socket).setSelf,
-	"leave":    (*socket).leave,
-	"ping":     (*socket).pingVerb,
+	"get":         (*socket).get,
+	"list":        (*socket).list,
+	"put":         (*socket).change,
+	"delete":      (*socket).change,
+	"update":      (*socket).change,
+	"append":      (*socket).change,
+	"remove":      (*socket).change,
+	"add":         (*socket).change,
+	"patch":       (*socket).change,
+	"merge":       (*socket).change,
+	"replace":     (*socket).change,
+	"txn":         (*socket).txn,
+	"watch":       (*socket).watch,
+	"unwatch":     (*socket).unwatch,
+	"acquire":     (*socket).acquire,
+	"renew":       (*socket).renew,
+	"release":     (*socket).release,
+	"cancel":      (*socket).cancel,
+	"locks":       (*socket).locks,
+	"validate":    (*socket).validate,
+	"peers":       (*socket).peers,
+	"set_self":    (*socket).setSelf,
+	"remove_peer": (*socket).removePeer,
+	"leave":       (*socket).leave,
+	"ping":        (*socket).pingVerb,
 }
 
 // laterSocketVerbs are verbs of the protocol, besides laterVerbs, that this
 // server does not have.
-var laterSocketVerbs = []string{"auth", "remove_peer"}
+var laterSocketVerbs = []string{"auth"}
 
 // request dispatches an admitted request.
 func (k *socket) request(r *request) {
@@ -190,50 +198,38 @@ func revision(rev uint64) func([]byte) []byte {
 
 func nothing(b []byte) []byte { return append(b, '{', '}') }
 
-func (k *socket) put(r *request) {
+// change is every verb that is one write.
+func (k *socket) change(r *request) {
+	op := r.o.operation(r.do, k.caller)
 	c := k.command(r, fsm.CommandTxn)
-	c.Txn = single(r.o.operation(r.do, k.caller))
+	c.Txn = single(op)
 	// A result without a refusal has one OpResult for the one operation.
 	k.submit(r, c, func(res *fsm.Result) {
-		k.ok(r, func(b []byte) []byte {
-			b = strconv.AppendUint(append(b, `{"version":`...), res.Ops[0].Version, 10)
-			return append(appendNumber(b, "rev", res.Rev), '}')
-		})
-	})
-}
-
-func (k *socket) delete(r *request) {
-	c := k.command(r, fsm.CommandTxn)
-	c.Txn = single(r.o.operation(r.do, k.caller))
-	k.submit(r, c, func(res *fsm.Result) {
-		k.ok(r, func(b []byte) []byte {
-			b = strconv.AppendBool(append(b, `{"existed":`...), res.Ops[0].Existed)
-			return append(appendNumber(b, "rev", res.Rev), '}')
-		})
+		k.ok(r, func(b []byte) []byte { return appendVerb(b, op.Kind, res) })
 	})
 }
 
 func (k *socket) txn(r *request) {
 	c := k.command(r, fsm.CommandTxn)
 	c.Txn = r.o.transaction(k.caller)
-	gets := 0
+	values := 0
 	for _, branch := range [][]fsm.Operation{c.Txn.Then, c.Txn.Else} {
 		for i := range branch {
-			if branch[i].Kind == fsm.OpGet {
-				gets++
+			if kind := branch[i].Kind; kind == fsm.OpGet || computes(kind) {
+				values++
 			}
 		}
 	}
 	// A small transaction may read much: it counts as what it may be answered with.
-	k.reserve(r, gets*getBytes)
+	k.reserve(r, values*valueBytes)
 	k.submit(r, c, func(res *fsm.Result) {
 		k.ok(r, func(b []byte) []byte { return append(b, encodeTxnResult(c.Txn, res)...) })
 	})
 }
 
-// getBytes is what a get in a transaction may read: the largest value of the
-// standard profile.
-const getBytes = 64 << 10
+// valueBytes is what an operation of a transaction that answers a value may: the
+// largest of the standard profile.
+const valueBytes = 64 << 10
 
 func (k *socket) setSelf(r *request) {
 	if !k.mustBePeer(r) {
@@ -253,6 +249,16 @@ func (k *socket) setSelf(r *request) {
 	}
 	if c.SetPeer.Data == nil && c.SetPeer.Name == nil && c.SetPeer.Ref == nil {
 		r.o.refuse("do", "set_self needs one of data, name, ref")
+	}
+	k.submit(r, c, func(res *fsm.Result) { k.ok(r, revision(res.Rev)) })
+}
+
+// removePeer sends a peer away; its socket is closed with 4102.
+func (k *socket) removePeer(r *request) {
+	c := k.command(r, fsm.CommandLeave)
+	c.Target, _ = r.o.str("peer")
+	if c.Reason = "removed"; badID(c.Target) {
+		r.o.refuse("peer", "is not the id of a peer")
 	}
 	k.submit(r, c, func(res *fsm.Result) { k.ok(r, revision(res.Rev)) })
 }

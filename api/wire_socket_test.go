@@ -84,7 +84,7 @@ func TestSocket_SpeaksTheSamples(t *testing.T) {
 	v.say(`{"id":15,"do":"delete","key":"poll"}`)
 	v.say(`{"id":16,"do":"validate","key":"pen","fence":1}`)
 	v.say(`{"id":17,"do":"ping"}`)
-	v.say(`{"id":18,"do":"append","key":"poll","values":[1]}`)
+	v.say(`{"id":18,"do":"auth","token":"t"}`)
 	v.say(`{"id":19,"do":"set_self","name":"Ada L."}`)
 	b := s.dial("studio")
 	b.write(`{"id":1,"do":"hello","v":1,"client":"h2"}`)
@@ -127,4 +127,33 @@ func compareSamples(t *testing.T, name string, samples []sample) {
 	if d := cmp.Diff(string(want), got.String()); d != "" {
 		t.Error(d)
 	}
+}
+
+// The frames of the verbs that compute values and change whole stores.
+func TestSocket_SpeaksTheSamplesOfEdits(t *testing.T) {
+	s := newSocketServer(t, Config{})
+	v := &conversation{c: s.dial("studio")}
+	v.say(`{"id":1,"do":"hello","v":1,"client":"h1","watch":[{}]}`)
+	v.hear() // its snapshot
+	for i, request := range []string{
+		`"do":"update","key":"poll","value":{"q":"Tea?","n":1.50}`,
+		`"do":"update","key":"poll","value":{"n":2},"if":{"version":1}`,
+		`"do":"append","key":"hands","values":["ada","bob"]`,
+		`"do":"append","key":"hands","values":["bob","eve"],"unique":true`,
+		`"do":"append","key":"hands","values":["bob"],"unique":true`,
+		`"do":"remove","key":"hands","values":["ada"]`,
+		`"do":"remove","key":"nothing","values":[1]`,
+		`"do":"add","key":"count","by":2`,
+		`"do":"add","key":"poll","by":1`,
+		`"do":"patch","key":"poll","merge":{"q":null,"open":true}`,
+		`"do":"patch","key":"poll","ops":[{"op":"test","path":"/open","value":true},{"op":"remove","path":"/n"}]`,
+		`"do":"patch","key":"poll","ops":[{"op":"test","path":"/open","value":false}]`,
+		`"do":"merge","store":"votes","set":{"a/1":1,"a/2":null,"b":{}},"delete":["c"]`,
+		`"do":"delete","store":"votes","prefix":"a/"`,
+		`"do":"replace","store":"votes","data":{"b":{},"d":4}`,
+		`"do":"txn","then":[{"do":"add","key":"count","by":-2},{"do":"merge","store":"votes","delete":["d"]},{"do":"delete","prefix":"none"}]`,
+	} {
+		v.say(fmt.Sprintf(`{"id":%d,%s}`, i+2, request))
+	}
+	compareSamples(t, "ws_edits.json", v.samples)
 }

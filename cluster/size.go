@@ -24,7 +24,7 @@ func commandSize(c *fsm.Command) int {
 		}
 		for _, ops := range [2][]fsm.Operation{t.Then, t.Else} {
 			for i := range ops {
-				size += operationSize(&ops[i])
+				size += operationBytes + ops[i].Texts()
 			}
 		}
 	}
@@ -47,17 +47,6 @@ func commandSize(c *fsm.Command) int {
 	}
 	if x := c.Cancel; x != nil {
 		size += len(x.Store) + len(x.Key) + len(x.Waiter)
-	}
-	return size
-}
-
-func operationSize(op *fsm.Operation) int {
-	size := operationBytes + len(op.Store) + len(op.Key) + len(op.Value) + len(op.Bind)
-	if op.If != nil {
-		size += len(op.If.Value)
-	}
-	if op.Lock != nil {
-		size += len(op.Lock.Data)
 	}
 	return size
 }
