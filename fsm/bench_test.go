@@ -3,6 +3,7 @@ package fsm
 import (
 	"bytes"
 	"fmt"
+	"strings"
 	"testing"
 )
 
@@ -82,5 +83,53 @@ func BenchmarkProposal_RoundTrip(b *testing.B) {
 		if _, err := DecodeProposal(data); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// BenchmarkState_Append appends to an array of about 60 KiB; BenchmarkState_Patch
+// changes a member of an object as large. One iteration is one write.
+func BenchmarkState_Append(b *testing.B) {
+	benchCompute(b, "["+strings.Repeat("0,", 30_000)+"0]", func(i int) Operation {
+		if i%2 == 0 {
+			return Operation{Kind: OpAppend, Value: []byte("[1]")}
+		}
+		return Operation{Kind: OpRemove, Value: []byte("[1]")}
+	})
+}
+
+func BenchmarkState_Patch(b *testing.B) {
+	value := []byte{'{'}
+	for i := range 2_500 {
+		value = fmt.Appendf(value, `"member%04d":%d,`, i, i)
+	}
+	benchCompute(b, string(value)+`"last":0}`, func(i int) Operation {
+		if i%2 == 0 {
+			return Operation{Kind: OpPatch, Value: fmt.Appendf(nil, `{"last":%d}`, i+1)}
+		}
+		return Operation{Kind: OpPatch, Steps: true, Value: fmt.Appendf(nil, `[{"op":"replace","path":"/last","value":%d}]`, i+1)}
+	})
+}
+
+func benchCompute(b *testing.B, value string, op func(i int) Operation) {
+	s, puts := benchState(b, 1, 1)
+	n, _ := s.nodes.get("n1")
+	cmd := puts[0]
+	cmd.Client, cmd.Txn = "", &Txn{Single: true, Then: []Operation{{Kind: OpPut, Store: DefaultStore, Key: "k", Value: []byte(value)}}}
+	seq := n.last
+	apply := func() {
+		seq++
+		out := s.Apply(seq, 1, &Proposal{V: 1, Batches: []Batch{{Node: "n1", Incarnation: 1, Seq: seq, Commands: []Command{cmd}}}})
+		if r := out.Batches[0].Results[0]; r.Refusal != nil || !r.Changed {
+			b.Fatal(r.Refusal)
+		}
+		s.Publish()
+	}
+	apply()
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		next := op(i)
+		next.Store, next.Key = DefaultStore, "k"
+		cmd.Txn = &Txn{Single: true, Then: []Operation{next}}
+		apply()
 	}
 }

@@ -19,14 +19,14 @@ type change struct {
 	floor    uint64   // the session's LastEventRev before
 	acquired []string // places of the locks that this transaction acquired
 	rejoins  string   // the peer that a repeated join made
-	work     work     // what computing values may still cost
+	work     work     // what computing values may still cost this transaction
 	request  string   // under which the answer is remembered: memoryKey, made once
 }
 
 // begin makes c ready for a command or control in a room.
 func (c *change) begin(room string, caller Caller) {
 	c.rev, c.room, c.caller = c.s.rev+1, room, caller
-	c.ended, c.changed, c.rejoins, c.work = nil, false, "", maxWork
+	c.ended, c.changed, c.rejoins = nil, false, ""
 	c.events, c.acquired = c.events[:0], c.acquired[:0]
 	c.ses, _ = c.s.rooms.get(room)
 	if c.ses != nil {

@@ -2,16 +2,18 @@ package fsm
 
 // A computation gives the value that a write stores, from the one that is there
 // (nil when absent). It is a pure function of texts.
-//
-// What it costs is bounded for a whole command (see work): the one goroutine that
-// applies must not stand still for one caller's patches.
 
-// work is what computing may still cost in a command, in bytes looked at or copied
-// beyond the values themselves.
+// work is what computing may still cost in a transaction, in bytes split, compared
+// or copied. The one goroutine that applies must not stand still for one caller's
+// patches; short ones can ask for much.
 type work int
 
-// maxWork allows for some hundred splits of an ordinary value.
-const maxWork work = 32 << 20
+// minWork is what any session grants a transaction; see worksFor.
+const minWork = 4 << 20
+
+// worksFor is enough to compare all that a session may hold, and besides for many
+// splits of its largest value.
+func worksFor(lim *Limits) work { return work(max(minWork, 16*lim.ValueBytes) + lim.SessionBytes) }
 
 // spend takes n from what is left; false when that is not enough.
 func (w *work) spend(n int) bool {
@@ -19,7 +21,10 @@ func (w *work) spend(n int) bool {
 	return *w >= 0
 }
 
-func overWork() *Refusal { return overLimit("work_bytes", int(maxWork), int(maxWork)+1) }
+func (c *change) overWork() *Refusal {
+	most := int(worksFor(&c.ses.Limits))
+	return overLimit("work_bytes", most, most-int(c.work))
+}
 
 // compute runs an operation on the value that is there. It refuses with bad_request
 // what is malformed, and with limit_exceeded what is too large; all other refusals
@@ -32,7 +37,7 @@ func (c *change) compute(op *Operation, old []byte) ([]byte, *Refusal) {
 	case depth > maxDocumentDepth:
 		return nil, overLimit("depth", maxDocumentDepth, depth)
 	case !c.work.spend(len(old) + len(op.Value)):
-		return nil, overWork()
+		return nil, c.overWork()
 	}
 	switch op.Kind {
 	case OpUpdate:
@@ -51,7 +56,7 @@ func (c *change) compute(op *Operation, old []byte) ([]byte, *Refusal) {
 	value := m.merge(old, op.Value)
 	switch {
 	case m.over:
-		return nil, overWork()
+		return nil, c.overWork()
 	case m.malformed:
 		return nil, badRequest("merge", "merge has a member twice")
 	}
@@ -137,12 +142,12 @@ func appendItems(op *Operation, old []byte) ([]byte, *Refusal) {
 	}
 	seen := make(map[string]struct{}, len(have))
 	for _, item := range have {
-		seen[canonical(item)] = struct{}{}
+		seen[string(canonical(item))] = struct{}{}
 	}
 	var fresh [][]byte
 	items, _ := splitArray(op.Value)
 	for _, item := range items {
-		name := canonical(item)
+		name := string(canonical(item))
 		if _, double := seen[name]; !double {
 			seen[name] = struct{}{}
 			fresh = append(fresh, item)
@@ -166,11 +171,11 @@ func removeItems(op *Operation, old []byte) ([]byte, *Refusal) {
 	given, _ := splitArray(op.Value)
 	out := make(map[string]struct{}, len(given))
 	for _, item := range given {
-		out[canonical(item)] = struct{}{}
+		out[string(canonical(item))] = struct{}{}
 	}
 	kept := items[:0]
 	for _, item := range items {
-		if _, gone := out[canonical(item)]; !gone {
+		if _, gone := out[string(canonical(item))]; !gone {
 			kept = append(kept, item)
 		}
 	}

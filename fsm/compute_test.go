@@ -2,6 +2,7 @@ package fsm
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -226,6 +227,7 @@ func TestCompute_PoisonPatch(t *testing.T) {
 		{"comparing the whole again and again", wide, steps(maxPatchSteps-10, func(int) string { return `{"op":"test","path":"","value":` + "[0]" + `}` }), `conflict test`},
 		{"expensive comparisons", `[1` + strings.Repeat("0", 60_000) + `]`, steps(maxPatchSteps, func(int) string { return `{"op":"test","path":"","value":[1e60000]}` }), `limit_exceeded work_bytes`},
 		{"inserting in front", wide, steps(maxPatchSteps, func(int) string { return `{"op":"add","path":"/0","value":0}` }), `limit_exceeded work_bytes`},
+		{"copying again and again", wide, steps(maxPatchSteps, func(int) string { return `{"op":"copy","from":"","path":""}` }), `limit_exceeded work_bytes`},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			got := computed(t, test.value, Operation{Kind: OpPatch, Steps: true, Value: []byte(test.patch)})
@@ -234,25 +236,27 @@ func TestCompute_PoisonPatch(t *testing.T) {
 			}
 		})
 	}
+	t.Run("many steps on an ordinary value", func(t *testing.T) {
+		var members []string
+		for i := range maxPatchSteps {
+			members = append(members, fmt.Sprintf(`"%d":0`, i))
+		}
+		patch := steps(maxPatchSteps, func(i int) string { return fmt.Sprintf(`{"op":"replace","path":"/%d","value":1}`, i) })
+		got := computed(t, "{"+strings.Join(members, ",")+"}", Operation{Kind: OpPatch, Steps: true, Value: []byte(patch)})
+		if strings.Count(got, ":1") != maxPatchSteps {
+			t.Errorf("got %.80s", got)
+		}
+	})
 	t.Run("deep merges of a large value", func(t *testing.T) {
 		nest := func(n int, inner string) string { return strings.Repeat(`{"a":`, n) + inner + strings.Repeat("}", n) }
 		w := newWorld(t)
 		ada := w.joined("r")
-		w.must(single("r", ada, putOp("k", nest(120, `"`+strings.Repeat("x", 60_000)+`"`))))
-		cmd := single("r", ada, Operation{})
-		cmd.Txn = &Txn{}
-		for range MaxOperations {
-			cmd.Txn.Then = append(cmd.Txn.Then, Operation{Kind: OpPatch, Store: DefaultStore, Key: "k", Value: []byte(nest(120, `{"b":null}`))})
-		}
-		if r := w.one(cmd); code(r) != "" && code(r) != CodeLimitExceeded {
-			t.Errorf("got %+v", r.Refusal)
-		}
-		for i := range cmd.Txn.Then {
-			cmd.Txn.Then[i].Value = []byte(nest(119, `{"b":null}`))
-		}
-		w.must(single("r", ada, putOp("k", nest(120, `"`+strings.Repeat("x", 60_000)+`"`))))
+		w.must(single("r", ada, putOp("k", nest(30, `"`+strings.Repeat("x", 60_000)+`"`))))
+		merge := Operation{Kind: OpPatch, Store: DefaultStore, Key: "k", Value: []byte(nest(29, `{"b":null}`))}
+		w.must(single("r", ada, merge)) // once is no harm
+		cmd := Command{Kind: CommandTxn, Room: "r", Caller: ada, Txn: &Txn{Then: slices.Repeat([]Operation{merge}, MaxOperations)}}
 		r := w.one(cmd)
-		if code(r) != CodeLimitExceeded || r.Refusal.Details.Limit != "work_bytes" {
+		if code(r) != CodeLimitExceeded || r.Refusal.Details.Limit != "work_bytes" || r.Refusal.Details.Actual <= r.Refusal.Details.Max {
 			t.Errorf("got %+v", r.Refusal)
 		}
 	})

@@ -35,7 +35,7 @@ func (c *change) replaces(op *Operation) (edits []edit, no *Refusal) {
 		old := c.ses.Entry(op.Store, kv.Key)
 		if old != nil {
 			if !c.work.spend(len(old.Value) + len(kv.Value)) {
-				return nil, overWork()
+				return nil, c.overWork()
 			}
 			if EqualJSON(old.Value, kv.Value) {
 				continue

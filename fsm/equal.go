@@ -3,7 +3,6 @@ package fsm
 import (
 	"bytes"
 	"cmp"
-	"encoding/binary"
 	"slices"
 	"strconv"
 	"strings"
@@ -56,39 +55,59 @@ func (x *jsonValue) equal(y jsonValue) bool {
 		})
 }
 
-// canonical is the same for texts that are equal, and for no others: a key by which
-// items are looked up.
-func canonical(text []byte) string {
+// canonical is a text that is the same for equal values and for no others: a key by
+// which items are looked up. Of most scalars it is the text itself.
+func canonical(text []byte) []byte {
+	if plain(text) {
+		return text
+	}
 	v, ok := parseJSON(text)
 	if !ok {
-		return "!" + string(text)
+		return append([]byte{'!'}, text...)
 	}
-	return string(v.appendCanonical(nil))
+	return v.appendCanonical(nil)
 }
 
-// appendCanonical writes a value so that it can be read back in one way only.
+// plain tells whether a scalar stands as appendCanonical would write it.
+func plain(text []byte) bool {
+	switch jsonType(text) {
+	case "string": // 0xED begins what could be half of a surrogate pair
+		return len(text) > 1 && bytes.IndexByte(text, '\\') < 0 && bytes.IndexByte(text, 0xED) < 0 && bytes.IndexByte(text[1:], '"') == len(text)-2
+	case "number":
+		p := jsonParser{text: text}
+		p.take("-")
+		digits := p.digits()
+		return p.at == len(text) && len(digits) > 0 && len(digits) <= maxNumberDigits && (digits[0] != '0' || len(text) == 1)
+	}
+	return false
+}
+
+// appendCanonical writes a value with its numbers and strings in their one form, its
+// members sorted.
 func (x *jsonValue) appendCanonical(b []byte) []byte {
-	text := func(s string) { b = append(binary.AppendUvarint(b, uint64(len(s))), s...) }
-	b = append(b, x.kind)
 	switch x.kind {
 	case '"':
-		text(x.text)
+		return append(b, quoteName(x.text)...)
 	case '0':
-		b = binary.AppendVarint(strconv.AppendBool(b, x.neg), x.exp)
-		text(x.text)
+		if strings.IndexByte(x.text, 'e') >= 0 || strings.IndexByte(x.text, 'E') >= 0 { // kept as written
+			return append(b, x.text...)
+		}
+		return decimal{x.neg, x.text, x.exp}.appendTo(b)
 	case '[':
-		b = binary.AppendUvarint(b, uint64(len(x.items)))
+		b = append(b, '[')
 		for i := range x.items {
-			b = x.items[i].appendCanonical(b)
+			b = append(x.items[i].appendCanonical(b), ',')
 		}
+		return append(b, ']')
 	case '{':
-		b = binary.AppendUvarint(b, uint64(len(x.members)))
+		b = append(b, '{')
 		for i := range x.members {
-			text(x.members[i].name)
-			b = x.members[i].value.appendCanonical(b)
+			b = appendMember(b, quoteName(x.members[i].name))
+			b = append(x.members[i].value.appendCanonical(b), ',')
 		}
+		return append(b, '}')
 	}
-	return b
+	return append(b, x.kind) // null, true, false
 }
 
 // parseJSON parses a whole text.

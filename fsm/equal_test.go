@@ -26,6 +26,9 @@ func TestEqualJSON(t *testing.T) {
 		for _, a := range group {
 			for j, other := range equal {
 				for _, b := range other {
+					if got := bytes.Equal(canonical([]byte(a)), canonical([]byte(b))); got != (i == j) {
+						t.Errorf("canonical of %s and %s: %v", a, b, got)
+					}
 					if got := EqualJSON([]byte(a), []byte(b)); got != (i == j) {
 						t.Errorf("%s and %s: %v", a, b, got)
 					}
@@ -39,7 +42,7 @@ func TestEqualJSON(t *testing.T) {
 		{`1e99999999999999999999`, `10e99999999999999999998`}, // beyond arithmetic: equal only as written
 		{`01`, `1`}, {`1.`, `1`}, {`+1`, `1`}, {`.5`, `0.5`}, {`1 2`, `1`}, {`"a`, `"a"`}, {`{"a":1,"a":1}`, `{"a":1}`},
 	} {
-		if EqualJSON([]byte(pair[0]), []byte(pair[1])) {
+		if EqualJSON([]byte(pair[0]), []byte(pair[1])) || bytes.Equal(canonical([]byte(pair[0])), canonical([]byte(pair[1]))) {
 			t.Errorf("%s and %s are equal", pair[0], pair[1])
 		}
 	}
@@ -75,8 +78,8 @@ func FuzzEqualJSON(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, a, b []byte) {
 		got := EqualJSON(a, b)
-		if got != EqualJSON(b, a) {
-			t.Fatal("not symmetric")
+		if got != EqualJSON(b, a) || got != bytes.Equal(canonical(a), canonical(b)) {
+			t.Fatal("not symmetric, or the canonical texts say otherwise")
 		}
 		if !EqualJSON(a, append([]byte(nil), a...)) {
 			t.Fatal("not equal to itself")

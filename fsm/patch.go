@@ -25,7 +25,7 @@ func (c *change) patch(op *Operation, old []byte) ([]byte, *Refusal) {
 	if no != nil {
 		return nil, no
 	}
-	d := &document{op: op, work: &c.work}
+	d := &document{c: c, op: op}
 	if old != nil {
 		d.root = &part{text: old, size: len(old)}
 	}
@@ -124,8 +124,8 @@ func parsePointer(text []byte) ([]string, bool) {
 
 // document is a value while a patch is applied to it.
 type document struct {
+	c    *change
 	op   *Operation
-	work *work
 	root *part // nil while the entry is absent
 }
 
@@ -159,8 +159,8 @@ func (d *document) apply(s *step) *Refusal {
 			return no
 		}
 	}
-	if !d.work.spend(from.size) {
-		return overWork()
+	if !d.c.work.spend(from.size) {
+		return d.c.overWork()
 	}
 	return d.add(s.path, from.appendTo(make([]byte, 0, from.size)))
 }
@@ -171,8 +171,8 @@ func (d *document) test(s *step) *Refusal {
 	if no != nil {
 		return no
 	}
-	if !d.work.spend(2*p.size + 2*len(s.value)) { // comparing parses both
-		return overWork()
+	if !d.c.work.spend(2*p.size + 2*len(s.value)) { // comparing parses both
+		return d.c.overWork()
 	}
 	if !EqualJSON(p.appendTo(nil), s.value) {
 		return d.conflict("test")
@@ -212,14 +212,14 @@ func (d *document) walk(path []string) ([]*part, *Refusal) {
 
 // open splits a part, once, so that it can be changed.
 func (d *document) open(p *part) *Refusal {
-	if !d.work.spend(16 + 16*len(p.parts)) { // to look through it
-		return overWork()
+	if !d.c.work.spend(16 + len(p.parts)) { // to look through it, or to move what follows
+		return d.c.overWork()
 	}
 	if p.kind != 0 {
 		return nil
 	}
-	if !d.work.spend(p.size) {
-		return overWork()
+	if !d.c.work.spend(p.size) {
+		return d.c.overWork()
 	}
 	switch jsonType(p.text) {
 	case "array":
@@ -268,8 +268,8 @@ func (d *document) add(path []string, text []byte) *Refusal {
 	value := &part{text: text, size: len(text)}
 	depth, _ := jsonDepth(text)
 	switch {
-	case !d.work.spend(len(text)):
-		return overWork()
+	case !d.c.work.spend(len(text)):
+		return d.c.overWork()
 	case depth+len(path) > maxDocumentDepth:
 		return overLimit("depth", maxDocumentDepth, depth+len(path))
 	case len(path) == 0:

@@ -23,6 +23,7 @@ func (c *change) txn(t *Txn, r *Result) *Refusal {
 	if len(ops) > 0 {
 		r.Ops = make([]OpResult, len(ops))
 	}
+	c.work = worksFor(&c.ses.Limits)
 	total := 0
 	for i := range ops {
 		// Each operation sees what those before it did.
