@@ -23,7 +23,7 @@ type channel struct {
 	ready chan struct{} // closed by Handle
 	serve handler       // set before ready closes
 
-	mu    sync.Mutex
+	mu    sync.Mutex // held while a request is queued, so that queues keep the order of Send
 	conns map[raft.ServerID]*connection
 }
 
@@ -54,6 +54,8 @@ func (c *channel) Send(ctx context.Context, to raft.ServerID, m cluster.Method, 
 		return
 	default:
 	}
+	// A connection that broke is replaced by the next request; what the old one
+	// still has under way may arrive after it, as over TCP.
 	conn := c.conns[to]
 	if conn == nil || !conn.usable() {
 		conn = newConnection(c, to)
@@ -116,7 +118,7 @@ func (c *channel) connect(addr string, stop <-chan struct{}) (*channel, error) {
 		return nil, fmt.Errorf("dial %s: %w", addr, errTimeout)
 	}
 	net.mu.Lock()
-	callee := to.channel
+	callee := to.channel // nil: the kernel there refuses, and that has to get home too
 	net.mu.Unlock()
 	if !net.travel(to, from, net.fate().delay, false, stop) {
 		return nil, fmt.Errorf("dial %s: %w", addr, errTimeout)
@@ -136,7 +138,7 @@ func (c *channel) back(from *channel, stop <-chan struct{}) bool {
 // handle has this process serve a request; false if it died instead.
 func (c *channel) handle(from cluster.Identity, m cluster.Method, req []byte, reply func([]byte, error), stop <-chan struct{}) bool {
 	select {
-	case <-c.ready:
+	case <-c.ready: // before Handle was called, what arrives waits
 	case <-c.down:
 		return false
 	case <-stop:

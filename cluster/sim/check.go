@@ -86,6 +86,8 @@ func (h *History) checkOrder(*Log) (errs []error) {
 		at  time.Duration
 		rev uint64
 	}
+	// The greatest revision told by any moment: what is called later must not be
+	// answered with less.
 	var answers []answer
 	changes := map[uint64]*Op{}
 	for _, op := range h.Ops {
@@ -110,6 +112,7 @@ func (h *History) checkOrder(*Log) (errs []error) {
 		most = max(most, answers[i].rev)
 		answers[i].rev = most
 	}
+	// Answers at the very moment of a call are concurrent with it.
 	known := func(call time.Duration) uint64 {
 		i := sort.Search(len(answers), func(i int) bool { return answers[i].at >= call })
 		if i == 0 {
@@ -161,6 +164,8 @@ func (h *History) checkConditions(l *Log) (errs []error) {
 		if put == nil || put.If == nil || put.If.Version == nil || op.Result == nil {
 			continue
 		}
+		// A change was made to what the revision before it shows; a refusal speaks of
+		// the state at its revision.
 		rev := op.Result.Rev
 		if op.Outcome == Applied {
 			rev--
@@ -254,7 +259,7 @@ func (h *History) checkExpiry(l *Log) (errs []error) {
 				continue
 			}
 			op := puts[old.Rev]
-			if op == nil {
+			if op == nil { // nobody was told of the put
 				continue
 			}
 			if lived := f.At - op.Call; lived < time.Duration(op.put().TTL-1)*time.Millisecond {

@@ -40,8 +40,12 @@ type Cluster struct {
 }
 
 // NewCluster starts n nodes and waits until all serve. It works in real time,
-// and in a bubble's. The cluster ends with the test.
-func NewCluster(t testing.TB, n int) *Cluster { return Start(t, Options{Seed: 1, Nodes: n}) }
+// and in a bubble's. The cluster ends with the test. Timeouts are short: who waits
+// for an election in real time waits for long enough.
+func NewCluster(t testing.TB, n int) *Cluster {
+	t.Helper()
+	return Start(t, Options{Seed: 1, Nodes: n, Configure: func(cfg *cluster.Config) { cfg.Timeout = 200 * time.Millisecond }})
+}
 
 // Start starts a cluster and waits until all nodes serve.
 func Start(t testing.TB, opts Options) *Cluster {

@@ -21,6 +21,8 @@ type connection struct {
 	wake   chan struct{} // cap 1: something was queued
 	broken chan struct{} // closed when it breaks, or could not be made
 
+	// A request is in pending from send until its done is called, which takes it
+	// out: whoever takes it out calls done, so it is called once.
 	mu      sync.Mutex
 	open    bool // established: what is queued has left
 	err     error
@@ -136,6 +138,7 @@ func (k *connection) establish() (*channel, error) {
 	if k.err != nil {
 		return nil, k.err
 	}
+	// From here on everything queued counts as sent: it may be in the kernel.
 	k.open = true
 	for _, r := range k.queue {
 		r.due = time.Now().Add(k.c.host.net.fate().delay)
@@ -187,7 +190,7 @@ func (k *connection) carry(r *request, callee *channel) bool {
 		return false
 	}
 	select {
-	case <-k.broken:
+	case <-k.broken: // meanwhile: only what lingers arrives then
 		return false
 	default:
 	}
@@ -258,7 +261,7 @@ func (k *connection) fail(err error) {
 		failed = append(failed, r)
 	}
 	if !k.open {
-		k.queue = nil
+		k.queue = nil // certainly not sent, so nothing of it may linger
 	}
 	k.mu.Unlock()
 	for _, r := range failed {

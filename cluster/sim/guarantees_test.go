@@ -455,6 +455,51 @@ func TestG14_CutOffMeanwhile(t *testing.T) {
 	})
 }
 
+// TestG14_GivenUpIsGivenUp: what a node that was cut off for long has given up, and
+// told its clients so, does not take effect when it is back, though it numbered
+// and sent it.
+func TestG14_GivenUpIsGivenUp(t *testing.T) {
+	for _, role := range []string{"follower", "leader"} {
+		t.Run(role, func(t *testing.T) {
+			inBubble(t, ordinary(142), func(t *testing.T, c *Cluster, h *History) {
+				k := c.NewClient(h, "ada")
+				alone := c.Leader()
+				if role == "follower" {
+					alone = c.Followers()[0]
+				}
+				k.On(alone).put("k")
+				c.Isolate(alone)
+				lane := c.Node(alone).NewLane()
+				var given sync.WaitGroup
+				classes := map[string]int{}
+				for i := range 20 {
+					given.Add(1)
+					cmd := single(hall, fsm.Operation{Kind: fsm.OpPut, Key: "k", Value: fmt.Appendf(nil, `"late %d"`, i)})
+					lane.Submit(cmd, func(_ *fsm.Result, err error) {
+						classes[fmt.Sprintf("%T", err)]++
+						given.Done()
+					})
+					time.Sleep(time.Second)
+				}
+				given.Wait()
+				time.Sleep(20 * time.Second) // whatever the network kept is lost by now
+				c.Net.Heal()
+				for i := range 5 {
+					if op := k.put(fmt.Sprint("after", i)); op.Outcome != Applied {
+						t.Errorf("the node does not work again: %v", op)
+					}
+				}
+				if e := k.read("k"); string(e.Value) != `"ada.1"` {
+					t.Errorf("%s was given up and took effect", e.Value)
+				}
+				if classes["<nil>"] > 0 || len(classes) != 2 {
+					t.Errorf("outcomes %v, want some unknown, some unavailable, none known", classes)
+				}
+			})
+		})
+	}
+}
+
 // TestSnapshotInstalled: a follower that missed more than the others kept gets a
 // snapshot, and then has the same state and publishes the same events.
 func TestSnapshotInstalled(t *testing.T) {

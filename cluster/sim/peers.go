@@ -27,7 +27,7 @@ func (k *Client) Visits(room string, stop <-chan struct{}) {
 			k.pause()
 			v.step()
 		}
-		k.caller.Gen = 0
+		k.caller.Gen = 0 // whatever became of the socket
 		v.do(&fsm.Command{Kind: fsm.CommandLeave, Target: v.peer, Reason: "left"})
 		// A write of a session that may be over: it must not reach the next.
 		v.do(&fsm.Command{Kind: fsm.CommandTxn, Txn: &fsm.Txn{
@@ -40,7 +40,7 @@ func (k *Client) Visits(room string, stop <-chan struct{}) {
 type visit struct {
 	*Client
 	room, session, peer, key string
-	over                     bool
+	over                     bool // it was told that the session, or the peer, is gone
 }
 
 func (v *visit) live() bool { return !v.over }

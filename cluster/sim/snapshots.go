@@ -58,7 +58,8 @@ func (s *snapshots) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
 	return nil, nil, fmt.Errorf("open snapshot %s: %w", id, errNotFound)
 }
 
-// sink collects a snapshot in memory.
+// sink collects a snapshot in memory. Raft closes it or cancels it, or leaves it
+// when it is shut down in between.
 type sink struct {
 	vol  *Volume
 	meta raft.SnapshotMeta
@@ -77,6 +78,7 @@ func (k *sink) Close() error {
 	k.over = true
 	k.meta.Size = int64(k.data.Len())
 	snap := &snapshot{k.meta, k.data.Bytes()}
+	// One of the same index may come twice, from here and from the leader.
 	k.vol.write(func(c *content) {
 		kept := []*snapshot{}
 		for _, old := range c.snapshots {

@@ -21,7 +21,7 @@ type transport struct {
 	self    cluster.Identity
 	resolve func(raft.ServerID) (string, bool)
 
-	consumer chan raft.RPC
+	consumer chan raft.RPC // unbuffered, as the network transport's: a request is raft's or the sender's
 	once     sync.Once
 	down     chan struct{} // closed by Close, or when the process is killed
 }
@@ -48,6 +48,8 @@ func newTransport(h *host, self cluster.Identity, resolve func(raft.ServerID) (s
 
 func (t *transport) Consumer() <-chan raft.RPC { return t.consumer }
 
+// LocalAddr is the host's present address; raft itself sees ids, by the node's
+// wrapper around this transport.
 func (t *transport) LocalAddr() raft.ServerAddress {
 	return raft.ServerAddress(t.host.net.Addr(t.host.name))
 }
@@ -56,6 +58,7 @@ func (t *transport) EncodePeer(id raft.ServerID, _ raft.ServerAddress) []byte { 
 func (t *transport) DecodePeer(b []byte) raft.ServerAddress                   { return raft.ServerAddress(b) }
 func (t *transport) SetHeartbeatHandler(func(raft.RPC))                       {}
 
+// AppendEntriesPipeline: nodes replicate one request at a time.
 func (t *transport) AppendEntriesPipeline(raft.ServerID, raft.ServerAddress) (raft.AppendPipeline, error) {
 	return nil, raft.ErrPipelineReplicationNotSupported
 }
@@ -73,6 +76,7 @@ func (t *transport) Close() error {
 	return nil
 }
 
+// closed tells that the process is dead: what it held back never leaves.
 func (t *transport) closed() bool {
 	select {
 	case <-t.down:
@@ -82,6 +86,7 @@ func (t *transport) closed() bool {
 	}
 }
 
+// AppendEntries implements raft.Transport.
 func (t *transport) AppendEntries(id raft.ServerID, _ raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	// Raft reuses the request for the next call, and the other side's log must
 	// not share entries with ours.
@@ -155,6 +160,8 @@ func call[R any](t *transport, id raft.ServerID, args any, resp *R, snapshot []b
 	}
 }
 
+// find resolves a server id to the host that has its address now; who answers
+// there is verified on arrival.
 func (t *transport) find(id raft.ServerID) (*host, error) {
 	addr, ok := t.resolve(id)
 	if !ok {
@@ -181,6 +188,8 @@ func (t *transport) carry(to *host, id raft.ServerID, args any, snapshot []byte,
 	if f.lost && !f.answer || !net.travel(from, to, f.delay, f.atCut, stop) {
 		return
 	}
+	// A request that breaks its connection arrives nowhere, an answer that does was
+	// given: the sender cannot tell which it was.
 	if f.broken && !f.answer && snapshot == nil {
 		answer <- raft.RPCResponse{Error: errReset}
 		return
@@ -213,9 +222,11 @@ func hand(to *host, id raft.ServerID, args any, snapshot []byte, f fate, stop <-
 	if snapshot != nil {
 		rpc.Reader = bytes.NewReader(snapshot)
 		if f.broken {
+			// Half of it is there when the connection breaks: raft must not use it.
 			rpc.Reader = io.MultiReader(bytes.NewReader(snapshot[:len(snapshot)/2]), broken{})
 		}
 	}
+	// A process takes a request when its raft gets to it, or dies with it.
 	select {
 	case callee.consumer <- rpc:
 	case <-callee.down:
