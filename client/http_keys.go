@@ -58,7 +58,7 @@ type WriteParams struct {
 type Entries struct {
 	Rev     uint64       `json:"rev"`
 	Entries []wire.Entry `json:"entries"`
-	Next    string       `json:"next"`
+	Next    string       `json:"next,omitempty"`
 }
 
 // Written is the answer to a write of one key.

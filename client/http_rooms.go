@@ -48,7 +48,7 @@ type RoomSummary struct {
 // the After of the next page.
 type RoomsPage struct {
 	Rooms []RoomSummary `json:"rooms"`
-	Next  string        `json:"next"`
+	Next  string        `json:"next,omitempty"`
 }
 
 // OpenParams are the numbers and the first content of a session. Zero means what
