@@ -281,3 +281,24 @@ func TestCompute_ResultsAreBounded(t *testing.T) {
 		t.Errorf("version %d after a refused transaction", e.Version)
 	}
 }
+
+// TestCompute_AResultTooLargeChangesNothing: appends may outgrow what a command can
+// carry, where an operator's limits allow it; a refusal comes before the change.
+func TestCompute_AResultTooLargeChangesNothing(t *testing.T) {
+	w := newWorld(t)
+	join := joinCommand("r")
+	join.Open.Limits.ValueBytes, join.Open.Limits.SessionBytes = 8<<20, 8<<20
+	r := w.must(join)
+	ada := Caller{Kind: CallerPeer, Peer: r.Peer, Gen: r.Gen}
+	half := "[" + text(maxResultBytes/2) + "]"
+	w.must(single("r", ada, putOp("k", half)))
+	before := w.s.rev
+	again := w.one(single("r", ada, Operation{Kind: OpAppend, Key: "k", Value: []byte(half)}))
+	if !refusedBy(again, "result_bytes", maxResultBytes, maxResultBytes+3) {
+		t.Errorf("got %+v", again.Refusal)
+	}
+	if e := w.s.Publish().Session("r").Entry(DefaultStore, "k"); w.s.rev != before || e.Version != 1 {
+		t.Errorf("version %d, revision %d after %d", e.Version, w.s.rev, before)
+	}
+	w.must(single("r", ada, Operation{Kind: OpAppend, Key: "k", Value: []byte("[" + text(maxResultBytes/2-3) + "]")}))
+}

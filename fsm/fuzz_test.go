@@ -19,6 +19,10 @@ func FuzzDecodeProposal(f *testing.F) {
 		single("room", ada, putOp("k", "1")), acquireCommand("room", ada, 0, 5000), joinCommand("other"),
 		{Kind: CommandDetach, Room: "room", Caller: ada, Target: ada.Peer}, {Kind: CommandLeave, Room: "room", Target: ada.Peer},
 		{Kind: CommandCancel, Room: "room", Caller: ada, Cancel: &Cancel{Request: 1}}, {Kind: CommandEnd, Room: "room"},
+		single("room", ada, Operation{Kind: OpAppend, Key: "k", Value: []byte("[1]"), TTL: 5, Bind: ada.Peer, Unique: true}),
+		single("room", ada, Operation{Kind: OpPatch, Key: "k", Value: []byte(`[{"op":"add","path":"","value":1}]`), Steps: true}),
+		single("room", ada, Operation{Kind: OpMerge, Set: []KeyValue{{"a", []byte("1")}}, Delete: []string{"b"}, Fences: []KeyFence{{"c", 1}}}),
+		single("room", ada, Operation{Kind: OpSend, Message: &Message{Topic: "t", Data: []byte("1"), Peers: []string{"p"}, Roles: []string{"r"}, Echo: true}}),
 	} {
 		f.Add(must(EncodeProposal(&Proposal{V: 1, Time: 5000, Batches: []Batch{{Node: "n1", Incarnation: 1, Seq: w.seq + 1, Commands: []Command{cmd}}}})))
 	}

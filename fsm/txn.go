@@ -127,7 +127,11 @@ func (c *change) opCompute(op *Operation, r *OpResult) *Refusal {
 		before = old.Value
 	}
 	value, wrong := c.compute(op, before)
-	if wrong == nil && value != nil {
+	switch {
+	case wrong != nil || value == nil:
+	case len(value) > maxResultBytes: // before it is stored: a single operation is not taken back
+		wrong = overLimit("result_bytes", maxResultBytes, len(value))
+	default:
 		wrong = c.fits(op.Store, op.Key, value, old)
 	}
 	if wrong != nil && (wrong.Code == CodeBadRequest || wrong.Code == CodeLimitExceeded) {
