@@ -39,6 +39,22 @@ func (o *object) computation(do string, op *fsm.Operation) {
 	}
 }
 
+// keyPatch takes the body that has one computation, named by its verb.
+func (o *object) keyPatch(op *fsm.Operation) {
+	switch {
+	case o.has("update"):
+		op.Kind, op.Value = fsm.OpUpdate, o.raw("update")
+	case o.has("append"):
+		op.Kind, op.Value, op.Unique = fsm.OpAppend, o.items("append"), o.flag("unique")
+	case o.has("remove"):
+		op.Kind, op.Value = fsm.OpRemove, o.items("remove")
+	case o.has("add"):
+		op.Kind, op.Value = fsm.OpAdd, o.numeral("add")
+	default:
+		o.refuse("body", "must have one of update, append, remove, add")
+	}
+}
+
 // items takes an array that must be there, as it is.
 func (o *object) items(name string) []byte {
 	raw := o.required(name)
@@ -89,44 +105,56 @@ func (o *object) deletePrefix(op *fsm.Operation) {
 	}
 }
 
-// entries takes an object of keys and their values, sorted as the state machine
+// entries takes an object of keys and their values.
+func (o *object) entries(name string) []fsm.KeyValue {
+	if keys := o.object(name); keys != nil {
+		return keys.asEntries()
+	}
+	return nil
+}
+
+// asEntries takes all members as keys and their values, sorted as the state machine
 // wants them.
-func (o *object) entries(name string) (set []fsm.KeyValue) {
-	for _, m := range o.byKey(name) {
+func (o *object) asEntries() (set []fsm.KeyValue) {
+	for _, m := range o.asKeys() {
 		set = append(set, fsm.KeyValue{Key: string(m.name), Value: m.raw})
 	}
 	return set
 }
 
 // fences takes the fences of locked keys: {key: fence}.
-func (o *object) fences() (fences []fsm.KeyFence) {
-	for _, m := range o.byKey("fences") {
+func (o *object) fences() []fsm.KeyFence {
+	if keys := o.object("fences"); keys != nil {
+		return keys.asFences()
+	}
+	return nil
+}
+
+func (o *object) asFences() (fences []fsm.KeyFence) {
+	for _, m := range o.asKeys() {
 		n, err := strconv.ParseUint(string(m.raw), 10, 64)
 		if err != nil || n == 0 || n >= maxNumber {
-			o.refuse("fences."+string(m.name), "must be an integer from 1 to %d", maxNumber-1)
+			o.refuse(string(m.name), "must be an integer from 1 to %d", maxNumber-1)
 		}
 		fences = append(fences, fsm.KeyFence{Key: string(m.name), Fence: n})
 	}
 	return fences
 }
 
-// byKey takes an object whose members are keys, and sorts them.
-func (o *object) byKey(name string) []member {
-	keys := o.object(name)
-	if keys == nil {
-		return nil
-	}
-	if len(keys.members) > fsm.MaxKeys {
-		o.refuse(name, "must have at most %d members", fsm.MaxKeys)
-		return nil
-	}
-	for _, m := range keys.members {
+// asKeys takes all members of an object whose members are keys, and sorts them.
+func (o *object) asKeys() []member {
+	for i := range o.members {
+		m := &o.members[i]
+		m.taken = true
 		if wrong := badKey(string(m.name)); wrong != "" {
-			keys.refuse(string(m.name), "a key %s", wrong)
+			o.refuse(string(m.name), "a key %s", wrong)
 		}
 	}
-	slices.SortFunc(keys.members, func(a, b member) int { return bytes.Compare(a.name, b.name) })
-	return keys.members
+	if len(o.members) > fsm.MaxKeys {
+		o.refuse(string(o.members[0].name), "and the others are more than %d keys", fsm.MaxKeys)
+	}
+	slices.SortFunc(o.members, func(a, b member) int { return bytes.Compare(a.name, b.name) })
+	return o.members
 }
 
 // keys takes an array of keys, sorts them and drops those that stand there twice.

@@ -2,6 +2,7 @@ package api
 
 import (
 	"crypto/sha256"
+	"mime"
 	"net/http"
 	"net/url"
 	"slices"
@@ -112,6 +113,21 @@ func (in *input) fence() uint64 {
 	return uint64(n)
 }
 
+// fences takes the fences of locked keys, as a JSON object: {key: fence}.
+func (in *input) fences() []fsm.KeyFence {
+	text, ok := in.text("fences")
+	if !ok {
+		return nil
+	}
+	o, err := parseObject([]byte(text), "fences")
+	if err != nil {
+		in.refuse("fences", "%s", err.Message)
+		return nil
+	}
+	o.path, o.fault = "fences.", in.fault
+	return o.asFences()
+}
+
 // flag takes a boolean; a bare name is true.
 func (in *input) flag(name string) bool {
 	s, ok := in.text(name)
@@ -219,6 +235,20 @@ func (in *input) entityTag(name, tag string) *uint64 {
 	return &n
 }
 
+// mediaType is the type of the body, "" when there is no telling. What curl sends
+// for -d when nobody told it a type counts as JSON, like no type at all.
+func (in *input) mediaType() string {
+	text, _ := in.header("Content-Type")
+	kind, _, err := mime.ParseMediaType(text)
+	switch {
+	case text == "" || kind == "application/x-www-form-urlencoded":
+		return "application/json"
+	case err != nil:
+		return ""
+	}
+	return kind
+}
+
 // readBody reads the body once.
 func (in *input) readBody() []byte {
 	if in.body == nil && in.fault.err == nil {
@@ -277,11 +307,15 @@ func (in *input) remember(cmd *fsm.Command) {
 		in.refuse("Idempotency-Key", "must have 1 to %d characters", maxIdempotencyKey)
 	}
 	r := in.c.Request
-	h := sha256.New()
-	for _, part := range []string{
+	parts := []string{
 		r.Method, r.URL.EscapedPath(), r.URL.RawQuery, string(in.readBody()),
 		r.Header.Get("If-Match"), r.Header.Get("If-None-Match"), r.Header.Get("Conclave-Session"), r.Header.Get(headerPeer),
-	} {
+	}
+	if r.Method == http.MethodPatch {
+		parts = append(parts, in.mediaType()) // one body, several meanings
+	}
+	h := sha256.New()
+	for _, part := range parts {
 		// Lengths keep two requests apart whose parts join to the same bytes.
 		h.Write(strconv.AppendInt(nil, int64(len(part)), 10))
 		h.Write([]byte{':'})

@@ -57,24 +57,72 @@ func (s *Server) putKey(c *gin.Context, in *input) error {
 	op := fsm.Operation{
 		Kind: fsm.OpPut, Store: in.store(), Key: in.key(), Value: in.value(), If: in.conditions(), Fence: in.fence(),
 	}
+	in.ends(&op)
+	cmd.Txn = single(op)
+	r, err := s.do(in, cmd, owner)
+	if err != nil {
+		return err
+	}
+	return answerEntry(c, op.Kind, r)
+}
+
+// patchKey answers PATCH …/stores/{store}/keys/{key}: the body says how the value
+// follows from the one that is there.
+func (s *Server) patchKey(c *gin.Context, in *input) error {
+	cmd, owner := s.opens(in, writing(in, fsm.CommandTxn)), in.owner()
+	op := fsm.Operation{Store: in.store(), Key: in.key(), If: in.conditions(), Fence: in.fence()}
+	in.ends(&op)
+	in.keyPatch(&op)
+	cmd.Txn = single(op)
+	r, err := s.do(in, cmd, owner)
+	if err != nil {
+		return err
+	}
+	return answerEntry(c, op.Kind, r)
+}
+
+// keyPatch takes the body of a patch, whose type says what it means.
+func (in *input) keyPatch(op *fsm.Operation) {
+	switch in.mediaType() {
+	case "application/merge-patch+json":
+		op.Kind, op.Value = fsm.OpPatch, in.value()
+	case "application/json-patch+json":
+		op.Kind, op.Steps, op.Value = fsm.OpPatch, true, in.value()
+		if len(op.Value) > 0 && op.Value[0] != '[' {
+			in.refuse("value", "a JSON patch must be an array")
+		}
+	case "application/json":
+		o := in.object()
+		o.keyPatch(op)
+		o.done()
+	default:
+		in.refuse("Content-Type", "must be application/json, application/merge-patch+json or application/json-patch+json")
+	}
+}
+
+// ends takes when an entry that is written ends.
+func (in *input) ends(op *fsm.Operation) {
 	op.TTL, _ = in.number("ttl_ms", 1, maxEntryTTL)
 	if peer, ok := in.text("bind"); ok {
 		if op.Bind = peer; badID(peer) {
 			in.refuse("bind", "is not the id of a peer")
 		}
 	}
-	cmd.Txn = single(op)
-	r, err := s.do(in, cmd, owner)
-	if err != nil {
-		return err
-	}
+}
+
+// answerEntry answers a write of one entry. What takes items out of an absent one
+// makes none, and has no ETag.
+func answerEntry(c *gin.Context, kind fsm.OpKind, r *fsm.Result) error {
+	op := &r.Ops[0]
 	// Also of a repeated request, whose answer is remembered: 201 stays 201.
 	status := http.StatusOK
-	if r.Ops[0].Created {
+	if op.Created {
 		status = http.StatusCreated
 	}
-	c.Header("ETag", entityTag(r.Ops[0].Rev))
-	return answer(c, status, r.Rev, appendVerb(nil, fsm.OpPut, r))
+	if op.Rev != 0 {
+		c.Header("ETag", entityTag(op.Rev))
+	}
+	return answer(c, status, r.Rev, appendVerb(nil, kind, r))
 }
 
 // deleteKey answers DELETE …/stores/{store}/keys/{key}. An absent key is no error:

@@ -103,7 +103,7 @@ func TestKeys_badInputChangesNothing(t *testing.T) {
 	s := newTestServer(t, Config{})
 	s.open("r")
 	before := s.do("GET", "/v1", "").header.Get("Conclave-Rev")
-	k300, k := strings.Repeat("k", 300), keys+"k"
+	k300, k, store := strings.Repeat("k", 300), keys+"k", "/v1/rooms/r/stores/default"
 	for name, tc := range map[string]struct {
 		path, body, header, value, field string
 	}{
@@ -154,12 +154,42 @@ func TestKeys_badInputChangesNothing(t *testing.T) {
 	for _, path := range []string{k + "?consistency=strong", k + "?min_rev=x", k + "?raw=maybe", "/v1/rooms/r/stores/default?limit=0", "/v1/rooms/r/stores/default?limit=1001", "/v1/rooms?limit=x"} {
 		s.do("GET", path, "").refused("bad_request")
 	}
-	for _, tc := range [][2]string{{"PATCH", k}, {"PUT", "/v1/rooms/r/stores/default"}, {"PATCH", "/v1/rooms/r/stores/default"}, {"POST", "/v1/rooms/r/messages"}} {
-		if got := s.do(tc[0], tc[1], "{}"); !strings.Contains(got.body, "not supported") {
-			t.Errorf("%v: got %s", tc, got.body)
-		} else {
-			got.refused("bad_request")
+	for _, tc := range []struct{ method, path, body, kind, field string }{
+		{"PATCH", k, `{}`, "application/json", "body"},
+		{"PATCH", k, ``, "application/json", "body"},
+		{"PATCH", k, `{"add":1,"update":1}`, "application/json", "add"},
+		{"PATCH", k, `{"update":1,"unique":true}`, "application/json", "unique"},
+		{"PATCH", k, `{"append":1}`, "", "append"},
+		{"PATCH", k, `{"remove":{}}`, "", "remove"},
+		{"PATCH", k, `{"add":"1"}`, "", "add"},
+		{"PATCH", k, `{"update":}`, "", "body"},
+		{"PATCH", k, `{"a":1}`, "text/plain", "Content-Type"},
+		{"PATCH", k, `{"a":1}`, "application/", "Content-Type"},
+		{"PATCH", k, `{"op":"add"}`, "application/json-patch+json", "value"},
+		{"PATCH", k, `{"a":1`, "application/merge-patch+json", "value"},
+		{"PATCH", k + "?ttl_ms=0", `{"a":1}`, "application/merge-patch+json", "ttl_ms"},
+		{"PUT", store, ``, "", "body"},
+		{"PUT", store, `[]`, "", "body"},
+		{"PUT", store, `{"a*":1}`, "", "a*"},
+		{"PUT", store, `{"a":1,"a":2}`, "", "body"},
+		{"PUT", store + "?fences=1", `{}`, "", "fences"},
+		{"PUT", store + "?fences=%7B%22k%22:0%7D", `{}`, "", "fences.k"},
+		{"PUT", store + "?fence=1", `{}`, "", "fence"},
+		{"PATCH", store, `{}`, "", "set"},
+		{"PATCH", store, `{"set":{},"remove":[]}`, "", "remove"},
+		{"PATCH", store, `{"set":{"a":1},"delete":["a"]}`, "", "delete"},
+	} {
+		if got := s.do(tc.method, tc.path, tc.body, "Content-Type", tc.kind).refused("bad_request"); got["field"] != tc.field {
+			t.Errorf("%s %s %s %s: got %v, want the field %q", tc.method, tc.path, tc.kind, tc.body, got, tc.field)
 		}
+	}
+	for _, header := range []string{"If-Match", "If-None-Match"} {
+		if got := s.do("PUT", store, "{}", header, "*").refused("bad_request"); got["field"] != header {
+			t.Errorf("got %v, want the field %s", got, header)
+		}
+	}
+	if got := s.do("POST", "/v1/rooms/r/messages", "{}"); !strings.Contains(got.body, "not supported") {
+		t.Errorf("got %s", got.body)
 	}
 	if after := s.do("GET", "/v1", "").header.Get("Conclave-Rev"); after != before {
 		t.Errorf("the revision went from %s to %s", before, after)

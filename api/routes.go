@@ -59,11 +59,11 @@ func (s *Server) routes() http.Handler {
 
 	read(room, "/stores", s.listStores)
 	read(room, "/stores/:store", s.getStore)
-	room.PUT("/stores/:store", s.handle(notYet("replacing a store")))
-	room.PATCH("/stores/:store", s.handle(notYet("merging into a store")))
+	room.PUT("/stores/:store", s.handle(s.putStore))
+	room.PATCH("/stores/:store", s.handle(s.patchStore))
 	read(room, "/stores/:store/keys/:key", s.getKey)
 	room.PUT("/stores/:store/keys/:key", s.handle(s.putKey))
-	room.PATCH("/stores/:store/keys/:key", s.handle(notYet("patching a key")))
+	room.PATCH("/stores/:store/keys/:key", s.handle(s.patchKey))
 	room.DELETE("/stores/:store/keys/:key", s.handle(s.deleteKey))
 	room.POST("/txn", s.handle(s.postTxn))
 

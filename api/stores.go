@@ -9,8 +9,7 @@ import (
 	"conclave/fsm"
 )
 
-// Reading whole stores. Writing them (replace, merge) comes later: routes refuses
-// it by name.
+// The routes of whole stores.
 
 // listStores answers GET …/stores. A session has few stores (a limit bounds them),
 // so there are no pages.
@@ -86,4 +85,44 @@ func hasStore(sess *fsm.Session, store string) bool {
 		}
 	}
 	return false
+}
+
+// putStore answers PUT …/stores/{store}: the store holds exactly the members of the
+// body afterwards. So the fences of locked keys stand in the query.
+func (s *Server) putStore(c *gin.Context, in *input) error {
+	op := fsm.Operation{Kind: fsm.OpReplace, Fences: in.fences()}
+	o := in.object()
+	// Elsewhere no body is an empty object; here that would empty the store.
+	if len(in.body) == 0 {
+		o.refuse("body", "is missing")
+	}
+	op.Set = o.asEntries()
+	return s.writeStore(c, in, op)
+}
+
+// patchStore answers PATCH …/stores/{store}: some keys are set, others deleted.
+func (s *Server) patchStore(c *gin.Context, in *input) error {
+	var op fsm.Operation
+	o := in.object()
+	o.storeEdit("merge", &op)
+	o.done()
+	return s.writeStore(c, in, op)
+}
+
+// writeStore makes one write of several keys. There is no entity tag of a store, so
+// that a condition on one cannot hold; ignoring it would be worse than refusing.
+func (s *Server) writeStore(c *gin.Context, in *input, op fsm.Operation) error {
+	cmd, owner := s.opens(in, writing(in, fsm.CommandTxn)), in.owner()
+	for _, name := range []string{"If-Match", "If-None-Match"} {
+		if _, ok := in.header(name); ok {
+			in.refuse(name, "is for writes of one key")
+		}
+	}
+	op.Store = in.store()
+	cmd.Txn = single(op)
+	r, err := s.do(in, cmd, owner)
+	if err != nil {
+		return err
+	}
+	return answer(c, http.StatusOK, r.Rev, appendVerb(nil, op.Kind, r))
 }
