@@ -233,12 +233,37 @@ func (l *leadership) add(ctx context.Context, r memberRequest) error {
 	return nil
 }
 
-// move changes a member's address and nothing else.
+// move changes a member's address and nothing else. Raft refuses one address
+// twice: if another had it, and the member answers there now, that other is left
+// without until it says where it went. So two that swapped find their places.
 func (l *leadership) move(s raft.Server, r memberRequest) error {
-	if s.Suffrage == raft.Voter {
-		return l.configure(l.n.raft.AddVoter(s.ID, raft.ServerAddress(r.PeerAddr), r.IfConfig, l.n.deadline))
+	if o, taken := holder(l.n.configuration().Servers, r.PeerAddr); taken && o.ID != s.ID {
+		if !l.answersAt(s.ID, r.PeerAddr) {
+			return refuse(fsm.CodeConflict, "%s is the address of %s", r.PeerAddr, nodeOf(o.ID))
+		}
+		if err := l.place(o, string(o.ID), r.IfConfig); err != nil {
+			return err
+		}
+		r.IfConfig = 0
 	}
-	return l.configure(l.n.raft.AddNonvoter(s.ID, raft.ServerAddress(r.PeerAddr), r.IfConfig, l.n.deadline))
+	return l.place(s, r.PeerAddr, r.IfConfig)
+}
+
+// answersAt reports whether a member, and so nobody else, is at an address.
+func (l *leadership) answersAt(id raft.ServerID, addr string) bool {
+	if id == l.n.self.ServerID() {
+		return addr == l.n.cfg.PeerAddr
+	}
+	who, _, err := l.n.probe(l.ctx, addr)
+	return err == nil && who.ServerID() == id
+}
+
+// place sets a member's address, if the configuration is still that of ifConfig.
+func (l *leadership) place(s raft.Server, addr string, ifConfig uint64) error {
+	if s.Suffrage == raft.Voter {
+		return l.configure(l.n.raft.AddVoter(s.ID, raft.ServerAddress(addr), ifConfig, l.n.deadline))
+	}
+	return l.configure(l.n.raft.AddNonvoter(s.ID, raft.ServerAddress(addr), ifConfig, l.n.deadline))
 }
 
 func refuseField(field, message string) error {
@@ -371,26 +396,9 @@ func (l *leadership) reconcile() {
 	view := l.n.machine.View()
 	prev := l.n.configIndex()
 	for _, s := range l.n.configuration().Servers {
-		if s.ID == l.n.self.ServerID() {
-			continue
-		}
-		current := l.current(s.ID)
-		l.mu.Lock()
-		seen := l.nodes[s.ID]
-		if seen == nil {
-			l.mu.Unlock()
-			continue
-		}
-		addr := seen.beat.PeerAddr
-		if current {
-			seen.caughtUp++
-		} else {
-			seen.caughtUp = 0
-		}
-		ready := seen.caughtUp >= 2
-		l.mu.Unlock()
-		promote := s.Suffrage == raft.Nonvoter && ready && !view.Replica(nodeOf(s.ID))
-		if !promote && addr == string(s.Address) {
+		addr := l.addressOf(s)
+		promote := s.Suffrage == raft.Nonvoter && l.caughtUp(s.ID) && !view.Replica(nodeOf(s.ID))
+		if addr == "" || !promote && addr == string(s.Address) {
 			continue
 		}
 		if promote {
@@ -401,4 +409,44 @@ func (l *leadership) reconcile() {
 		}
 		return
 	}
+}
+
+// addressOf is where a member says it is, "" if it has not been heard of.
+func (l *leadership) addressOf(s raft.Server) string {
+	if s.ID == l.n.self.ServerID() {
+		return l.n.cfg.PeerAddr
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if seen := l.nodes[s.ID]; seen != nil {
+		return seen.beat.PeerAddr
+	}
+	return ""
+}
+
+// caughtUp reports whether a member had nearly all at this look and the last.
+func (l *leadership) caughtUp(id raft.ServerID) bool {
+	current := l.current(id)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	seen := l.nodes[id]
+	switch {
+	case seen == nil:
+		return false
+	case current:
+		seen.caughtUp++
+	default:
+		seen.caughtUp = 0
+	}
+	return seen.caughtUp >= 2
+}
+
+// holder is the member with an address.
+func holder(servers []raft.Server, addr string) (raft.Server, bool) {
+	for _, s := range servers {
+		if string(s.Address) == addr {
+			return s, true
+		}
+	}
+	return raft.Server{}, false
 }

@@ -535,6 +535,28 @@ func TestSnapshotInstalled(t *testing.T) {
 	})
 }
 
+// TestSwappedAddresses: two nodes come back each under the other's address, as pods
+// may. Nobody is taken for another, and the cluster finds itself again.
+func TestSwappedAddresses(t *testing.T) {
+	inBubble(t, ordinary(151), func(t *testing.T, c *Cluster, h *History) {
+		k := c.NewClient(h, "ada")
+		k.put("before")
+		a, b := c.Leader(), c.Followers()[0]
+		c.Kill(a)
+		c.Kill(b)
+		c.Net.Swap(c.Server(a).Name, c.Server(b).Name)
+		c.Restart(a)
+		c.Restart(b)
+		c.AwaitReady()
+		for i := range 3 {
+			k.On(i).put(fmt.Sprint("after", i))
+			if k.read("before") == nil {
+				t.Errorf("n%d has lost what was there", i+1)
+			}
+		}
+	})
+}
+
 // TestFailover: when the leader dies, writes go on within a few election timeouts.
 func TestFailover(t *testing.T) {
 	inBubble(t, ordinary(160), func(t *testing.T, c *Cluster, h *History) {
