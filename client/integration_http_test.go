@@ -197,3 +197,75 @@ func TestG7_an_event_stream_moves_between_servers(t *testing.T) {
 		t.Errorf("resumed with %+v, %v", u, err)
 	}
 }
+
+func TestHTTP_computes_on_a_real_cluster(t *testing.T) {
+	s := startServers(t)
+	ctx := patience(t)
+	h := s.http()
+	type object = map[string]any
+	p := client.WriteParams{Store: "s", Open: time.Minute}
+	for _, step := range []struct {
+		name string
+		call func() (*client.Computed, error)
+		want string
+	}{
+		{"update", func() (*client.Computed, error) { return h.Update(ctx, "room", "a", []int{1}, p) }, `[1]`},
+		{"append", func() (*client.Computed, error) { return h.Append(ctx, "room", "a", []int{1, 2}, false, p) }, `[1,1,2]`},
+		{"append unique", func() (*client.Computed, error) { return h.Append(ctx, "room", "a", []int{2, 3}, true, p) }, `[1,1,2,3]`},
+		{"remove", func() (*client.Computed, error) { return h.Remove(ctx, "room", "a", []int{1}, p) }, `[2,3]`},
+		{"add", func() (*client.Computed, error) { return h.Add(ctx, "room", "n", 0.5, p) }, `0.5`},
+		{"merge patch", func() (*client.Computed, error) { return h.MergePatch(ctx, "room", "o", object{"x": 1, "y": nil}, p) }, `{"x":1}`},
+		{"json patch", func() (*client.Computed, error) {
+			return h.JSONPatch(ctx, "room", "o", []object{{"op": "move", "from": "/x", "path": "/z"}}, p)
+		}, `{"z":1}`},
+	} {
+		got, err := step.call()
+		if err != nil || string(got.Value) != step.want || got.Rev == 0 {
+			t.Fatalf("%s: %+v, %v; want %s", step.name, got, err, step.want)
+		}
+	}
+	conditional := p
+	conditional.IfVersion = new(uint64(1))
+	if _, err := h.Update(ctx, "room", "a", []int{9}, conditional); !client.IsConflict(err) {
+		t.Errorf("a version that is not: %v", err)
+	}
+	once := p
+	once.IdempotencyKey = "counted"
+	for range 2 {
+		if got, err := h.Add(ctx, "room", "n", 1, once); err != nil || string(got.Value) != "1.5" {
+			t.Errorf("added under one key: %+v, %v", got, err)
+		}
+	}
+
+	whole := client.StoreParams{Store: "s"}
+	if rev, err := h.Merge(ctx, "room", object{"p/1": 1, "p/2": 2}, []string{"a", "n"}, whole); err != nil || rev == 0 {
+		t.Error(rev, err)
+	}
+	if d, err := h.DeletePrefix(ctx, "room", "p/", whole); err != nil || !d.Existed || d.Rev == 0 {
+		t.Errorf("deleted %+v, %v", d, err)
+	}
+	if page, err := h.List(ctx, "room", client.ListParams{ReadParams: client.ReadParams{Store: "s"}}); err != nil || len(page.Entries) != 1 {
+		t.Errorf("the store holds %+v, %v", page, err)
+	}
+	if _, err := h.Replace(ctx, "room", object{"o": object{"z": 1}, "b": nil}, whole); err != nil {
+		t.Error(err)
+	}
+	page, err := h.List(ctx, "room", client.ListParams{ReadParams: client.ReadParams{Store: "s"}})
+	if err != nil || len(page.Entries) != 2 || string(page.Entries[0].Value) != "null" || page.Entries[1].Version != 2 {
+		t.Errorf("the store holds %+v, %v", page, err)
+	}
+
+	// Locked keys take their fences, which a transaction can name.
+	l, err := h.Lock(ctx, "room", "b", client.LockParams{Store: "s", Owner: "me", TTL: time.Minute})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.Replace(ctx, "room", nil, whole); !client.IsLocked(err) {
+		t.Errorf("a replacement that touches a locked key: %v", err)
+	}
+	op := client.ReplaceOp(nil)
+	op.Store, op.Fences = "s", map[string]uint64{"b": l.Fence()}
+	if _, err := h.Txn(ctx, "room", wire.Txn{Then: []wire.Op{op}}, "me", client.RequestParams{}); err != nil {
+		t.Errorf("the holder's replacement: %v", err)
+	}
+}

@@ -70,7 +70,7 @@ Exit codes: 0 done, 1 refused (the error's code is on stderr), 2 usage,
 	root.PersistentFlags().String("config", "", "a YAML `file` with flags by their names")
 	root.AddCommand(
 		newDev(), newServe(),
-		newGet(), newPut(), newDelete(), newWatch(), newLock(),
+		newGet(), newPut(), newUpdate(), newDelete(), newWatch(), newLock(),
 		newRoom(), newPeers(),
 		newCluster(), newBench(), newVersion(),
 	)
