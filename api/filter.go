@@ -66,13 +66,6 @@ type filter struct {
 // filters is what a watcher wants to see: what any of them lets through.
 type filters []filter
 
-// all reports that everything passes, so that frames need no looking into.
-func (fs filters) all() bool {
-	return slices.ContainsFunc(fs, func(f filter) bool {
-		return f.types == typesAll && f.store == "" && f.keys == nil && f.topics == nil
-	})
-}
-
 // passes decides about an event. Whoever watches anything hears of the session's
 // start and end: everything else depends on it.
 func (fs filters) passes(e *fsm.Event) bool {

@@ -9,7 +9,8 @@ import (
 )
 
 // features are the optional parts of the protocol that this server has beyond
-// version 1.
+// version 1, as hello and GET /v1 show them. What is of version 1 is no feature,
+// and refused by name where it is still to come.
 var features = []string{}
 
 // getServer answers GET /v1.

@@ -202,7 +202,7 @@ func (k *socket) begin(r *request, h *hello, entered *fsm.Result) {
 	st := k.server.stream(k.room, &k.out)
 	if entered != nil {
 		k.session = entered.Session
-		st.pinned, st.session = true, entered.Session
+		st.pinned, st.session, st.self = true, entered.Session, entered.Peer
 	}
 	k.mu.Lock()
 	if entered != nil {
@@ -229,9 +229,14 @@ func (k *socket) startAnew(r *request, h *hello, entered *fsm.Result) error {
 			return err
 		}
 		if h.resume != nil && h.resume.rev != nil && len(h.watch) > 0 {
-			return k.stream.sendReset(resetCompacted)
+			if err := k.stream.sendReset(resetCompacted); err != nil {
+				return err
+			}
 		}
-		return nil
+		if entered == nil {
+			return nil
+		}
+		return k.stream.messages(h.watch, entered.Rev, v)
 	})
 }
 
@@ -280,7 +285,7 @@ type welcome struct {
 // sendWelcome writes the answer to hello.
 func (k *socket) sendWelcome(r *request, h *hello, entered *fsm.Result, v *fsm.View, session *fsm.Session, streamed bool) error {
 	ok := welcome{
-		V: wire.Version, Features: []string{}, Rev: v.Rev(), Now: formatTime(wallNow()), Node: k.server.node.ID(),
+		V: wire.Version, Features: features, Rev: v.Rev(), Now: formatTime(wallNow()), Node: k.server.node.ID(),
 		StreamResumed: streamed, PingMs: k.hub.pace.Ping.Milliseconds(), Window: window,
 	}
 	if session != nil {

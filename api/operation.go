@@ -1,8 +1,6 @@
 package api
 
 import (
-	"slices"
-
 	"conclave/client/wire"
 	"conclave/fsm"
 )
@@ -25,12 +23,12 @@ const (
 	maxWait     = 24 * 3_600_000
 )
 
-// laterVerbs are verbs of the protocol that this server does not have.
-var laterVerbs = []string{"send"}
-
 // operation takes the members of the verb do, as a frame of a socket and as an
 // operation of a transaction have them. The caller calls done.
 func (o *object) operation(do string, by fsm.Caller) fsm.Operation {
+	if do == "send" { // the one without a store
+		return fsm.Operation{Kind: fsm.OpSend, Message: o.message()}
+	}
 	op := fsm.Operation{Store: o.store()}
 	switch do {
 	case "get":
@@ -57,7 +55,7 @@ func (o *object) operation(do string, by fsm.Caller) fsm.Operation {
 			o.refuse("fence", "is missing")
 		}
 	default:
-		o.refuseVerb(do)
+		o.refuse("do", "unknown verb %q", do)
 		return op
 	}
 	// Which members a verb has is decided here once: what is not taken is refused
@@ -95,15 +93,6 @@ func (o *object) required(name string) []byte {
 		o.refuse(name, "is missing")
 	}
 	return raw
-}
-
-// refuseVerb tells a verb that comes later from one that nobody knows.
-func (o *object) refuseVerb(do string) {
-	if slices.Contains(laterVerbs, do) {
-		o.refuse("do", "%s is not supported by this server", do)
-		return
-	}
-	o.refuse("do", "unknown verb %q", do)
 }
 
 // fence takes a fence, 0 when absent.

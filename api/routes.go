@@ -80,7 +80,7 @@ func (s *Server) routes() http.Handler {
 	room.DELETE("/peers/:peer", s.handle(s.deletePeer))
 	room.PUT("/peers/:peer/alive", s.handle(s.keepPeer))
 
-	room.POST("/messages", s.handle(notYet("sending a message")))
+	room.POST("/messages", s.handle(s.postMessage))
 	g.GET(routeEvents, s.serveEvents)
 	g.GET(routeSocket, s.serveSocket)
 
@@ -137,11 +137,4 @@ func (s *Server) recovered(c *gin.Context) {
 		}
 	}()
 	c.Next()
-}
-
-// notYet refuses what the protocol has and this server does not.
-func notYet(what string) handler {
-	return func(*gin.Context, *input) error {
-		return wire.Errorf(wire.BadRequest, "%s is not supported by this server", what).With("field", "method")
-	}
 }

@@ -62,6 +62,11 @@ type stream struct {
 	cursor  uint64
 
 	filters filters
+
+	// self is the peer whose stream it is, "" for who only observes; peer is that
+	// peer as last seen, which decides about the messages that it gets.
+	self string
+	peer *fsm.Peer
 }
 
 // stream makes the stream of a watcher. It watches nothing yet, and must watch
@@ -136,6 +141,7 @@ func (s *stream) add(fs filters, request uint64, tell func(*fsm.View, *fsm.Sessi
 func (s *stream) follow() (*fsm.View, *fsm.Session, error) {
 	for resets := 0; ; resets++ {
 		v, session, ring := s.view()
+		s.recognize(session)
 		why, err := s.pull(v)
 		if why == "" && err == nil && s.ring != ring {
 			if why, err = s.turn(session, ring); why == "" && err == nil {
@@ -182,38 +188,75 @@ func (s *stream) pull(v *fsm.View) (reset, error) {
 	return "", nil
 }
 
-// send sends what passes of one frame.
-func (s *stream) send(f *fsm.Frame) error {
-	if s.filters.all() {
-		return s.whole(f)
+// recognize notes the peer as it is now. One that has left keeps what it was.
+func (s *stream) recognize(session *fsm.Session) {
+	if session == nil || s.self == "" {
+		return
 	}
+	if p := session.Peer(s.self); p != nil {
+		s.peer = p
+	}
+}
+
+// passes decides about an event. A message is for those alone whom its sender
+// named; who only observes gets those that are for everybody.
+func (s *stream) passes(e *fsm.Event) bool {
+	if e.To != nil && s.peer == nil && s.self != "" {
+		return false // a peer that is not known cannot be told from a stranger
+	}
+	return s.filters.passes(e) && e.For(s.peer)
+}
+
+// send sends what passes of one frame. Most watchers see all of it: they get the
+// same bytes.
+func (s *stream) send(f *fsm.Frame) error {
 	passed := 0
-	buf := takeBuffer()
-	b := append(*buf, `{"events":[`...)
 	for _, e := range f.Events {
-		if s.filters.passes(e) {
-			if passed++; passed > 1 {
-				b = append(b, ',')
-			}
-			b = append(b, e.Encoded(encodeEvent)...)
+		if s.passes(e) {
+			passed++
 		}
 	}
-	b = append(appendNumber(append(b, ']'), "rev", f.Rev), '}')
-	defer giveBuffer(buf, b)
 	switch passed {
 	case 0:
 		return nil
 	case len(f.Events):
-		return s.whole(f)
+		s.metrics.frames.Inc()
+		return s.out.frame(f.Rev, f.Encoded(encodeFrame))
 	}
+	buf := takeBuffer()
+	b := append(*buf, `{"events":[`...)
+	start := len(b)
+	for _, e := range f.Events {
+		if !s.passes(e) {
+			continue
+		}
+		if len(b) > start {
+			b = append(b, ',')
+		}
+		b = append(b, e.Encoded(encodeEvent)...)
+	}
+	b = append(appendNumber(append(b, ']'), "rev", f.Rev), '}')
+	defer giveBuffer(buf, b)
 	s.metrics.frames.Inc()
 	return s.out.frame(f.Rev, b)
 }
 
-// whole sends a frame that passes whole: the same bytes as to everybody else.
-func (s *stream) whole(f *fsm.Frame) error {
-	s.metrics.frames.Inc()
-	return s.out.frame(f.Rev, f.Encoded(encodeFrame))
+// messages sends the messages that fs let through and that were sent after a
+// revision, up to v. A new peer's stream begins with a snapshot, which has none:
+// those sent between its join and the snapshot would be lost.
+func (s *stream) messages(fs filters, after uint64, v *fsm.View) error {
+	var only filters
+	for _, f := range fs {
+		if f.types &= typeMessage; f.types != 0 {
+			only = append(only, f)
+		}
+	}
+	filters, cursor := s.filters, s.cursor
+	s.filters, s.cursor = only, after
+	// A reset would say nothing: the snapshot comes anyway.
+	_, err := s.pull(v)
+	s.filters, s.cursor = filters, cursor
+	return err
 }
 
 // turn goes over to another ring once the one before has been sent to its end:

@@ -43,15 +43,15 @@ var verbs = map[string]func(*socket, *request){
 	"locks":       (*socket).locks,
 	"validate":    (*socket).validate,
 	"peers":       (*socket).peers,
+	"send":        (*socket).change,
 	"set_self":    (*socket).setSelf,
 	"remove_peer": (*socket).removePeer,
 	"leave":       (*socket).leave,
 	"ping":        (*socket).pingVerb,
 }
 
-// laterSocketVerbs are verbs of the protocol, besides laterVerbs, that this
-// server does not have.
-var laterSocketVerbs = []string{"auth"}
+// laterVerbs are verbs of the protocol that this server does not have.
+var laterVerbs = []string{"auth"}
 
 // request dispatches an admitted request.
 func (k *socket) request(r *request) {
@@ -66,10 +66,10 @@ func (k *socket) request(r *request) {
 		r.o.refuse("id", "must grow: %d was the last", max(k.lastID, k.hello))
 	case r.do == "":
 		r.o.refuse("do", "is missing")
-	case slices.Contains(laterSocketVerbs, r.do):
+	case slices.Contains(laterVerbs, r.do):
 		r.o.refuse("do", "%s is not supported by this server", r.do)
 	case verb == nil:
-		r.o.refuseVerb(r.do)
+		r.o.refuse("do", "unknown verb %q", r.do)
 	}
 	k.lastID = max(k.lastID, r.id)
 	if bad := r.o.fault.err; bad != nil {

@@ -157,3 +157,24 @@ func TestSocket_SpeaksTheSamplesOfEdits(t *testing.T) {
 	}
 	compareSamples(t, "ws_edits.json", v.samples)
 }
+
+// The frames of messages.
+func TestSocket_SpeaksTheSamplesOfMessages(t *testing.T) {
+	s := newSocketServer(t, Config{})
+	v := &conversation{c: s.dial("studio")}
+	v.say(`{"id":1,"do":"hello","v":1,"client":"h1","ref":"u7","watch":[{"types":["message"]}]}`)
+	v.hear() // its snapshot
+	b := &conversation{c: s.dial("studio")}
+	b.say(`{"id":1,"do":"hello","v":1,"client":"h2","watch":[{"topics":["chat/*"]}]}`)
+	b.hear() // its snapshot
+	v.say(`{"id":2,"do":"send","topic":"chat/1","data":{"text":"hi"}}`)
+	b.hear()
+	v.say(`{"id":3,"do":"send","topic":"chat/1","data":"seen","to":{"peers":["p2"],"refs":["u9"],"roles":["host"]},"echo":true}`)
+	b.hear()
+	v.say(`{"id":4,"do":"txn","then":[{"do":"put","key":"k","value":1},{"do":"send","topic":"chat/1","data":1.50}]}`)
+	b.hear()
+	v.say(`{"id":5,"do":"send","topic":"chat/1","data":1,"to":{"peers":[]}}`)
+	b.say(`{"id":2,"do":"remove_peer","peer":"p1"}`)
+	compareSamples(t, "ws_messages.json", v.samples)
+	compareSamples(t, "ws_messages_other.json", b.samples)
+}
