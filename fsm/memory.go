@@ -12,8 +12,8 @@ const (
 	rememberedSlack   = 64             // more, before the oldest are dropped together
 	rememberedBytes   = 256 << 10      // of a client; beyond, its oldest results are forgotten (not their ids)
 	clientShare       = 16 << 10       // what a client may keep when its session is over its bound
-	rememberedIdems   = 10_000         // idempotency keys of a session
-	rememberedKeys    = 16 << 20       // bytes of their results
+	rememberedIdems   = 10_000         // idempotency keys of a session, at least; see maxIdems
+	rememberedKeys    = 64 << 20       // bytes of their results
 	rememberFor       = 10 * 60 * 1000 // ms of cluster time: keys, and clients whose peer is gone
 	sweepEvery        = 10 * 1000      // ms between looks for clients to drop
 	minRememberBytes  = 64 << 20       // of all clients of a session, at least
@@ -130,12 +130,12 @@ func (m *client) find(id uint64) *answer {
 func (c *change) admit(cmd *Command) *Refusal {
 	s := c.ses
 	if cmd.Idem != "" && cmd.Client == "" {
-		if s.memory.idems.len() >= rememberedIdems || s.memory.idemBytes >= rememberedKeys {
+		if s.memory.idems.len() >= s.maxIdems() || s.memory.idemBytes >= rememberedKeys {
 			c.sweepIdems()
 			s = c.ses
 		}
-		if n := s.memory.idems.len(); n >= rememberedIdems || s.memory.idemBytes >= rememberedKeys {
-			return overLimit("request_memory", rememberedIdems, n+1)
+		if n := s.memory.idems.len(); n >= s.maxIdems() || s.memory.idemBytes >= rememberedKeys {
+			return overLimit("request_memory", s.maxIdems(), n+1)
 		}
 		return nil
 	}
@@ -153,6 +153,12 @@ func (c *change) admit(cmd *Command) *Refusal {
 }
 
 func (s *Session) maxClients() int    { return clientsPerPeer*s.Limits.Peers + extraClients }
+// maxIdems lets one caller write with keys at the session's rate for as long as
+// keys are remembered.
+func (s *Session) maxIdems() int {
+	return max(rememberedIdems, s.Limits.WritesPerS*(rememberFor/1000))
+}
+
 func (s *Session) maxRemembered() int { return max(minRememberBytes, s.maxClients()*clientShare) }
 
 // remember keeps the result of a command that has been admitted.
