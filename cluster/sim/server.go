@@ -19,6 +19,7 @@ type Server struct {
 	c    *Cluster
 
 	retired bool // guarded by c.mu; has left the cluster for good
+	wasUp   bool // has been started before
 
 	mu   sync.Mutex
 	proc *process      // nil while down
@@ -77,12 +78,17 @@ func (c *Cluster) config(s *Server, p *process) cluster.Config {
 		Fatal:  func(err error) { c.fatal(s, p, err) },
 		Logger: logger(s.Name),
 	}
-	if i := s.number(); i < c.opts.Nodes {
+	if s.number() < c.opts.Nodes {
 		cfg.BootstrapExpect = c.opts.Nodes
-		for j := range c.opts.Nodes {
-			cfg.Join = append(cfg.Join, c.Net.Addr(c.Server(j).Name))
+	}
+	// A node that is added is told of the others only once it has been up: it comes
+	// by AddMember, and finds its way back, also without its disk.
+	if s.number() < c.opts.Nodes || s.wasUp {
+		for _, other := range c.Servers() {
+			cfg.Join = append(cfg.Join, c.Net.Addr(other.Name))
 		}
 	}
+	s.wasUp = true
 	if c.opts.Configure != nil {
 		c.opts.Configure(&cfg)
 	}

@@ -84,7 +84,7 @@ func (s Storm) faults(c *Cluster) {
 			continue
 		}
 		if s.Wipes && rng.IntN(3) == 0 {
-			s.wipe(c, rng.IntN(len(c.Servers())))
+			s.wipe(c, c.Servers()[rng.IntN(len(c.Servers()))].number())
 			continue
 		}
 		if s.Moves && rng.IntN(3) == 0 {

@@ -126,11 +126,12 @@ func TestStorm_Wipes(t *testing.T) {
 	}
 }
 
-// TestStorm_Moves has nodes leave for good and new ones take their places.
+// TestStorm_Moves has nodes leave for good and new ones take their places, which
+// may lose their disks in turn.
 func TestStorm_Moves(t *testing.T) {
 	for _, seed := range seeds(t, 1) {
 		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
-			storm(t, Storm{Seed: 3000 + seed, Duration: 30 * time.Second, Moves: true}, Options{
+			storm(t, Storm{Seed: 3000 + seed, Duration: 30 * time.Second, Moves: true, Wipes: true}, Options{
 				Net: Rough, Sync: time.Millisecond, Hiccups: 0.01, Configure: hasty(seed%2 == 0),
 			})
 		})
