@@ -152,7 +152,8 @@ func (c *change) admit(cmd *Command) *Refusal {
 	return nil
 }
 
-func (s *Session) maxClients() int    { return clientsPerPeer*s.Limits.Peers + extraClients }
+func (s *Session) maxClients() int { return clientsPerPeer*s.Limits.Peers + extraClients }
+
 // maxIdems lets one caller write with keys at the session's rate for as long as
 // keys are remembered.
 func (s *Session) maxIdems() int {
