@@ -24,6 +24,12 @@ func KeysIn(store string, patterns ...string) Filter {
 // session.
 func Types(types ...string) Filter { return Filter{Types: types} }
 
+// Messages is a filter for messages on those topics (patterns as those of Keys),
+// or on all.
+func Messages(topics ...string) Filter {
+	return Filter{Types: []string{"message"}, Topics: topics}
+}
+
 // A connection carries the events of all its watches once, so each Watch picks
 // its own out of them by the same rules as the servers.
 

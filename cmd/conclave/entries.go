@@ -212,7 +212,7 @@ func argument(arg string, text bool, stdin io.Reader) (json.RawMessage, error) {
 	// Checked here, since the commonest mistake deserves a better hint than the
 	// server can give: the shell has taken the quotes.
 	if !json.Valid(value) {
-		return nil, usagef("VALUE is not JSON: a string needs quotes of its own ('\"ada\"'), or --string")
+		return nil, usagef("the value is not JSON: a string needs quotes of its own ('\"ada\"'), or --string")
 	}
 	return value, nil
 }

@@ -71,7 +71,7 @@ Exit codes: 0 done, 1 refused (the error's code is on stderr), 2 usage,
 	root.AddCommand(
 		newDev(), newServe(),
 		newGet(), newPut(), newUpdate(), newDelete(), newWatch(), newLock(),
-		newRoom(), newPeers(),
+		newRoom(), newPeers(), newSend(),
 		newCluster(), newBench(), newVersion(),
 	)
 	return root, started
