@@ -254,6 +254,37 @@ func TestG8_NoMessageIsLostBetweenJoinAndSnapshot(t *testing.T) {
 	}
 }
 
+// Its socket is closed when the log has removed a peer; what is sent meanwhile is
+// not for it any more.
+func TestMessages_EndForAPeerThatIsRemoved(t *testing.T) {
+	s := newSocketServer(t, Config{})
+	keeper, c := s.join("r", ""), s.join("r", "")
+	var got frames
+	st := s.stream("r", &got)
+	st.pinned, st.session, st.self = true, c.hello.Session, c.hello.Peer
+	fs, bad := parseFilters(t, `[{"types":["message","peer"]}]`)
+	if bad != nil {
+		t.Fatal(bad)
+	}
+	if err := st.add(fs, 1, func(*fsm.View, *fsm.Session) error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	defer st.watch(nil)
+	s.message("r", &fsm.Message{Topic: "chat", Data: []byte(`"while there"`)})
+	if _, _, err := st.follow(); err != nil {
+		t.Fatal(err)
+	}
+	keeper.must(nil, "remove_peer", fmt.Sprintf(`"peer":%q`, c.hello.Peer))
+	s.message("r", &fsm.Message{Topic: "chat", Data: []byte(`"for those left"`)})
+	if _, _, err := st.follow(); err != nil {
+		t.Fatal(err)
+	}
+	all := strings.Join(got, "\n")
+	if !strings.Contains(all, "while there") || !strings.Contains(all, `"reason":"removed"`) || strings.Contains(all, "for those left") {
+		t.Errorf("got %s", all)
+	}
+}
+
 func TestMessages_OverHTTP(t *testing.T) {
 	s := newTestServer(t, Config{})
 	const messages = "/v1/rooms/r/messages"

@@ -64,7 +64,7 @@ type stream struct {
 	filters filters
 
 	// self is the peer whose stream it is, "" for who only observes; peer is that
-	// peer as last seen, which decides about the messages that it gets.
+	// peer as the last view had it, which decides about the messages that it gets.
 	self string
 	peer *fsm.Peer
 }
@@ -188,13 +188,11 @@ func (s *stream) pull(v *fsm.View) (reset, error) {
 	return "", nil
 }
 
-// recognize notes the peer as it is now. One that has left keeps what it was.
+// recognize notes the peer as it is now. One that has left gets no more messages:
+// what was sent since is not for it.
 func (s *stream) recognize(session *fsm.Session) {
-	if session == nil || s.self == "" {
-		return
-	}
-	if p := session.Peer(s.self); p != nil {
-		s.peer = p
+	if session != nil && s.self != "" {
+		s.peer = session.Peer(s.self)
 	}
 }
 
@@ -202,7 +200,7 @@ func (s *stream) recognize(session *fsm.Session) {
 // named; who only observes gets those that are for everybody.
 func (s *stream) passes(e *fsm.Event) bool {
 	if e.To != nil && s.peer == nil && s.self != "" {
-		return false // a peer that is not known cannot be told from a stranger
+		return false // it has left: as nobody it would get what is for everybody
 	}
 	return s.filters.passes(e) && e.For(s.peer)
 }
