@@ -184,9 +184,16 @@ func (k *socket) isEnding() bool {
 
 // finish is the end of the reader: nothing comes from the client any more.
 func (k *socket) finish() {
-	k.farewell()
+	c := k.farewell()
+	// The client's code is answered first: once the log has the farewell, the writer
+	// would find a peer that is no longer this socket's.
 	if k.byClient != 0 {
 		k.end(replyCode(k.byClient), "")
+	}
+	if c != nil {
+		k.hub.goodbye(k.lane, c)
+	}
+	if k.byClient != 0 {
 		k.awaitClosed()
 	}
 	k.mu.Lock()
@@ -213,9 +220,9 @@ func (k *socket) finish() {
 	k.hub.remove(k)
 }
 
-// farewell tells the log what has become of the peer: it leaves if its client
-// said so, else it is detached and may come back.
-func (k *socket) farewell() {
+// farewell is what the log must be told of the peer: it leaves if its client said
+// so, else it is detached and may come back. Nil when there is nothing to tell.
+func (k *socket) farewell() *fsm.Command {
 	k.mu.Lock()
 	peer := k.joined && !k.left && k.caller.Kind == fsm.CallerPeer
 	switch k.ending {
@@ -226,13 +233,13 @@ func (k *socket) farewell() {
 	leaves := k.leaving
 	k.mu.Unlock()
 	if !peer {
-		return
+		return nil
 	}
 	c := &fsm.Command{Kind: fsm.CommandDetach, Room: k.room, Session: k.session, Caller: k.caller, Target: k.caller.Peer}
 	if leaves {
 		c.Kind, c.Reason = fsm.CommandLeave, "left"
 	}
-	k.hub.goodbye(k.lane, c)
+	return c
 }
 
 // replyCode answers a client's close frame: with the same code where that may be
