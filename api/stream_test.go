@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -100,14 +101,23 @@ func (m *mirror) same(s *socketServer, room string) {
 	}
 }
 
-// writers puts and deletes few keys from several goroutines until stop is called.
-func (s *socketServer) writers(room string, seed uint64) (stop func()) {
+// writers puts and deletes few keys from several goroutines until stop is called
+// or the test ends. They wait while they are further ahead of the revision that
+// seen tells than a ring holds for sure, so that a reader can always resume.
+func (s *socketServer) writers(room string, seed uint64, seen *atomic.Uint64) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var all sync.WaitGroup
+	s.t.Cleanup(func() {
+		cancel()
+		all.Wait()
+	})
 	for i := range 4 {
 		all.Go(func() {
 			random := rand.New(rand.NewPCG(seed, uint64(i)))
 			for n := 0; ctx.Err() == nil; n++ {
+				for seen != nil && s.store.View().Rev() > seen.Load()+1000 && ctx.Err() == nil {
+					time.Sleep(time.Millisecond)
+				}
 				op := fsm.Operation{
 					Kind: fsm.OpPut, Store: defaultStore, Key: fmt.Sprintf("k%d", random.IntN(8)), Value: fmt.Appendf(nil, "%d", n),
 				}
@@ -131,13 +141,16 @@ func (s *socketServer) writers(room string, seed uint64) (stop func()) {
 func TestG7_ResumeOnAnotherConnectionMissesNothing(t *testing.T) {
 	s := newSocketServer(t, Config{})
 	s.put("resume", "k0", "0")
-	stop := s.writers("resume", 7)
+	var seen atomic.Uint64
+	stop := s.writers("resume", 7, &seen)
 	m := &mirror{t: t}
 	c := s.join("resume", `"watch":[{"keys":["*"]}]`)
 	m.start(c.snapshot(1))
+	seen.Store(m.rev)
 	for range 10 {
 		for range 20 {
 			m.apply(c.nextEvents())
+			seen.Store(m.rev)
 		}
 		c.ws.NetConn().Close() // in the middle of whatever is under way
 		next := s.dial("resume")
@@ -149,6 +162,7 @@ func TestG7_ResumeOnAnotherConnectionMissesNothing(t *testing.T) {
 		c = next
 	}
 	stop()
+	seen.Store(m.rev)
 	s.put("resume", "end", `"yes"`)
 	m.follow(c, "end", `"yes"`)
 	m.same(s, "resume")
@@ -258,7 +272,7 @@ func TestG8_SnapshotSitsInTheStream(t *testing.T) {
 	for i := range 40 { // several pages
 		s.put("seam", fmt.Sprintf("big%d", i), `"`+strings.Repeat("x", 20<<10)+`"`)
 	}
-	stop := s.writers("seam", 8)
+	stop := s.writers("seam", 8, nil)
 	for range 15 {
 		c := s.join("seam", `"observe":true,"watch":[{"keys":["k0"]}]`)
 		c.snapshot(1)
@@ -295,7 +309,7 @@ func TestG8_SnapshotSitsInTheStream(t *testing.T) {
 func TestG8_MirrorsEqualTheStore(t *testing.T) {
 	s := newSocketServer(t, Config{})
 	s.put("mirror", "k0", "0")
-	stop := s.writers("mirror", 9)
+	stop := s.writers("mirror", 9, nil)
 	mirrors := make([]*mirror, 8)
 	clients := make([]*wsClient, 8)
 	for i := range mirrors {
@@ -320,7 +334,7 @@ func TestG11_EventsOfAWriteComeBeforeItsAnswer(t *testing.T) {
 	s := newSocketServer(t, Config{})
 	c := s.join("own", `"watch":[{"keys":["*"]}]`)
 	c.snapshot(1)
-	stop := s.writers("own", 11)
+	stop := s.writers("own", 11, nil)
 	defer stop()
 	var seen uint64
 	sent := map[uint64]bool{}

@@ -58,7 +58,7 @@ func (r *Room) greet(c *conn) (*welcome, error) {
 		return nil, err
 	}
 	h := r.newHello(token)
-	data, err := json.Marshal(h)
+	data, err := marshal(h)
 	if err != nil {
 		return nil, fmt.Errorf("encode hello: %w", err)
 	}
@@ -111,7 +111,9 @@ func (r *Room) newHello(token string) *hello {
 func (r *Room) refused(e *wire.Error) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.helloTaken = e.Retry != wire.RetryUnknown // else the next one must be the same request
+	// Answered for good; else the next one is the same request, since an earlier
+	// copy of this one may still be on its way to the log.
+	r.helloTaken = e.Retry == wire.RetryNever
 	if r.observe && e.Code == wire.SessionEnded && r.session != "" {
 		r.session = ""
 		return fmt.Errorf("resume: %s", e.Message)

@@ -122,7 +122,7 @@ func newCall(method, path string, body any) (*call, error) {
 	c := &call{do: method, path: path, query: url.Values{}, header: http.Header{}, repeat: method == http.MethodGet}
 	if body != nil {
 		var err error
-		if c.body, err = json.Marshal(body); err != nil {
+		if c.body, err = marshal(body); err != nil {
 			return nil, fmt.Errorf("encode request: %w", err)
 		}
 		c.header.Set("Content-Type", "application/json")

@@ -98,7 +98,7 @@ func (h *HTTP) List(ctx context.Context, room string, p ListParams) (*Entries, e
 
 // Put writes a value, which is encoded as JSON (a json.RawMessage as it is).
 func (h *HTTP) Put(ctx context.Context, room, key string, value any, p WriteParams) (*Written, error) {
-	data, err := json.Marshal(value)
+	data, err := marshal(value)
 	if err != nil {
 		return nil, fmt.Errorf("encode value of %q: %w", key, err)
 	}

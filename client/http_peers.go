@@ -46,7 +46,7 @@ func (h *HTTP) SetPeer(ctx context.Context, room, peer string, p PeerParams) err
 	}{Name: p.Name, Ref: p.Ref, Role: p.Role}
 	if p.Data != nil {
 		var err error
-		if body.Data, err = json.Marshal(p.Data); err != nil {
+		if body.Data, err = marshal(p.Data); err != nil {
 			return fmt.Errorf("encode data of peer %q: %w", peer, err)
 		}
 	}

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -53,4 +54,16 @@ func storeOf(opts []WriteOption) (reads []ReadOption) {
 		}
 	}
 	return reads
+}
+
+// marshal encodes as encoding/json does, but leaves <, > and & as they are: the
+// store keeps the bytes that it is sent.
+func marshal(v any) ([]byte, error) {
+	var buf bytes.Buffer
+	enc := json.NewEncoder(&buf)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(v); err != nil {
+		return nil, err
+	}
+	return bytes.TrimSuffix(buf.Bytes(), []byte("\n")), nil
 }

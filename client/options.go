@@ -101,7 +101,7 @@ func IfExists() WriteOption {
 // decimals, members of objects in any order.
 func IfValue(v any) WriteOption {
 	return condition(func(c *wire.If) (err error) {
-		if c.Value, err = json.Marshal(v); err != nil {
+		if c.Value, err = marshal(v); err != nil {
 			err = fmt.Errorf("encode expected value: %w", err)
 		}
 		return err
@@ -180,7 +180,7 @@ func Wait(d time.Duration) LockOption {
 // LockData is shown to others with the lock.
 func LockData(v any) LockOption {
 	return lockFunc(func(o *lockOptions) (err error) {
-		if o.data, err = json.Marshal(v); err != nil {
+		if o.data, err = marshal(v); err != nil {
 			err = fmt.Errorf("encode lock data: %w", err)
 		}
 		return err
@@ -217,7 +217,7 @@ func apply(op *wire.Op, opts []WriteOption) error {
 
 // encode encodes what a caller gives for name.
 func encode(what, name string, v any) (json.RawMessage, error) {
-	data, err := json.Marshal(v)
+	data, err := marshal(v)
 	if err != nil {
 		return nil, fmt.Errorf("encode %s %q: %w", what, name, err)
 	}

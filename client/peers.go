@@ -37,7 +37,7 @@ func (r *Room) SetSelf(ctx context.Context, self Self) error {
 	}{Do: "set_self", Name: self.Name, Ref: self.Ref}
 	if self.Data != nil {
 		var err error
-		if body.Data, err = json.Marshal(self.Data); err != nil {
+		if body.Data, err = marshal(self.Data); err != nil {
 			return fmt.Errorf("encode data of this peer: %w", err)
 		}
 	}

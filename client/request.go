@@ -45,7 +45,7 @@ type request struct {
 
 // newRequest makes a request of an object that encodes the verb and its members.
 func newRequest(do string, object any) (*request, error) {
-	body, err := json.Marshal(object)
+	body, err := marshal(object)
 	if err != nil {
 		return nil, fmt.Errorf("encode %s: %w", do, err)
 	}

@@ -86,7 +86,7 @@ func newRoom(c *Client, name string, opts JoinOptions) (*Room, error) {
 		locks: map[*Lock]bool{}, turns: map[lockName]*turn{},
 	}
 	if opts.Data != nil {
-		data, err := json.Marshal(opts.Data)
+		data, err := marshal(opts.Data)
 		if err != nil {
 			return nil, fmt.Errorf("join %q: encode data: %w", name, err)
 		}

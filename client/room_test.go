@@ -46,6 +46,10 @@ func TestRoom_repeats_a_hello_whose_answer_was_lost(t *testing.T) {
 		k := s.connection()
 		first := k.next("hello")
 		k.drop()
+		// Refused as "certainly not applied", which holds for this copy alone.
+		k = s.connection()
+		k.refuse(k.next("hello"), wire.Errorf(wire.Unavailable, "no leader"))
+		k.drop()
 		k = s.connection()
 		second := k.welcome("p1", false)
 		if first.ID != second.ID || first.Client != second.Client {
