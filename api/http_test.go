@@ -277,18 +277,33 @@ func (panicking) Authenticate(string) (Identity, error) { panic("boom") }
 func TestServer_asksTheAuthenticator(t *testing.T) {
 	s := newTestServer(t, Config{Auth: onlyToken("good")})
 	for _, tc := range []struct{ method, path, body string }{
-		{"GET", "/v1/rooms", ""}, {"PUT", "/v1/rooms/r", ""}, {"GET", "/v1/rooms/r", ""}, {"DELETE", "/v1/rooms/r", ""},
-		{"GET", "/v1/rooms/r/stores", ""}, {"GET", "/v1/rooms/r/stores/default", ""},
-		{"GET", "/v1/rooms/r/stores/default/keys/k", ""}, {"PUT", "/v1/rooms/r/stores/default/keys/k", "1"},
-		{"DELETE", "/v1/rooms/r/stores/default/keys/k", ""}, {"POST", "/v1/rooms/r/txn", `{"then":[]}`},
-		{"GET", "/v1/rooms/r/locks", ""}, {"GET", "/v1/rooms/r/locks/default/k", ""},
-		{"POST", "/v1/rooms/r/locks/default/k", `{"ttl_ms":1000}`}, {"PUT", "/v1/rooms/r/locks/default/k", `{"fence":1,"owner":"o"}`},
+		{"GET", "/v1/rooms", ""},
+		{"PUT", "/v1/rooms/r", ""},
+		{"GET", "/v1/rooms/r", ""},
+		{"DELETE", "/v1/rooms/r", ""},
+		{"GET", "/v1/rooms/r/stores", ""},
+		{"GET", "/v1/rooms/r/stores/default", ""},
+		{"GET", "/v1/rooms/r/stores/default/keys/k", ""},
+		{"PUT", "/v1/rooms/r/stores/default/keys/k", "1"},
+		{"DELETE", "/v1/rooms/r/stores/default/keys/k", ""},
+		{"POST", "/v1/rooms/r/txn", `{"then":[]}`},
+		{"GET", "/v1/rooms/r/locks", ""},
+		{"GET", "/v1/rooms/r/locks/default/k", ""},
+		{"POST", "/v1/rooms/r/locks/default/k", `{"ttl_ms":1000}`},
+		{"PUT", "/v1/rooms/r/locks/default/k", `{"fence":1,"owner":"o"}`},
 		{"DELETE", "/v1/rooms/r/locks/default/k?fence=1&owner=o", ""},
-		{"GET", "/v1/rooms/r/peers", ""}, {"GET", "/v1/rooms/r/peers/p1", ""}, {"POST", "/v1/rooms/r/peers", `{"ttl_ms":1000}`},
-		{"PUT", "/v1/rooms/r/peers/p1/alive", ""}, {"PATCH", "/v1/rooms/r/peers/p1", `{"name":"A"}`}, {"DELETE", "/v1/rooms/r/peers/p1", ""},
-		{"GET", "/v1/cluster", ""}, {"POST", "/v1/cluster/members", `{"id":"n4","peer_addr":"h:1"}`},
-		{"DELETE", "/v1/cluster/members/n3", ""}, {"POST", "/v1/cluster/members/n3/promote", ""},
-		{"POST", "/v1/cluster/members/n3/demote", ""}, {"POST", "/v1/cluster/transfer", ""},
+		{"GET", "/v1/rooms/r/peers", ""},
+		{"GET", "/v1/rooms/r/peers/p1", ""},
+		{"POST", "/v1/rooms/r/peers", `{"ttl_ms":1000}`},
+		{"PUT", "/v1/rooms/r/peers/p1/alive", ""},
+		{"PATCH", "/v1/rooms/r/peers/p1", `{"name":"A"}`},
+		{"DELETE", "/v1/rooms/r/peers/p1", ""},
+		{"GET", "/v1/cluster", ""},
+		{"POST", "/v1/cluster/members", `{"id":"n4","peer_addr":"h:1"}`},
+		{"DELETE", "/v1/cluster/members/n3", ""},
+		{"POST", "/v1/cluster/members/n3/promote", ""},
+		{"POST", "/v1/cluster/members/n3/demote", ""},
+		{"POST", "/v1/cluster/transfer", ""},
 	} {
 		r := s.do(tc.method, tc.path, tc.body, "Authorization", "Bearer bad")
 		if r.status != 401 {
@@ -376,8 +391,10 @@ func TestG14_refusalsSayWhetherToRepeat(t *testing.T) {
 	s.open("r")
 	s.store.breakWith(unavailable("no leader"))
 	for _, tc := range []struct{ method, path, body string }{
-		{"GET", "/v1/rooms/r/stores/default/keys/k", ""}, {"PUT", "/v1/rooms/r/stores/default/keys/k", "1"},
-		{"POST", "/v1/rooms/r/locks/default/k", `{"ttl_ms":1000}`}, {"DELETE", "/v1/cluster/members/n3", ""},
+		{"GET", "/v1/rooms/r/stores/default/keys/k", ""},
+		{"PUT", "/v1/rooms/r/stores/default/keys/k", "1"},
+		{"POST", "/v1/rooms/r/locks/default/k", `{"ttl_ms":1000}`},
+		{"DELETE", "/v1/cluster/members/n3", ""},
 		{"PUT", "/v1/rooms/r/locks/default/k", `{"fence":1,"owner":"o"}`},
 	} {
 		r := s.do(tc.method, tc.path, tc.body)

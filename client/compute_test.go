@@ -97,12 +97,16 @@ func TestRoom_writes_whole_stores_as_the_protocol_says(t *testing.T) {
 			do   string
 			want string
 		}{
-			{func() (uint64, error) {
-				return r.Merge(ctx, map[string]any{"a": 1, "b": nil}, []string{"c"}, InStore("s"))
+			{
+				func() (uint64, error) {
+					return r.Merge(ctx, map[string]any{"a": 1, "b": nil}, []string{"c"}, InStore("s"))
+				},
+				"merge", `{"do":"merge","store":"s","set":{"a":1,"b":null},"delete":["c"]}`,
 			},
-				"merge", `{"do":"merge","store":"s","set":{"a":1,"b":null},"delete":["c"]}`},
-			{func() (uint64, error) { return r.Merge(ctx, nil, []string{"c"}, Fences(map[string]uint64{"c": 9})) },
-				"merge", `{"do":"merge","set":{},"delete":["c"],"fences":{"c":9}}`},
+			{
+				func() (uint64, error) { return r.Merge(ctx, nil, []string{"c"}, Fences(map[string]uint64{"c": 9})) },
+				"merge", `{"do":"merge","set":{},"delete":["c"],"fences":{"c":9}}`,
+			},
 			{func() (uint64, error) { return r.Replace(ctx, map[string]any{"a": 1}) }, "replace", `{"do":"replace","data":{"a":1}}`},
 			{func() (uint64, error) { return r.Replace(ctx, nil) }, "replace", `{"do":"replace","data":{}}`},
 			{func() (uint64, error) {
@@ -202,31 +206,60 @@ func TestHTTP_writes_that_compute_as_the_protocol_says(t *testing.T) {
 		kind string // Content-Type
 		want heard
 	}{
-		{computed(func(h *HTTP) (*Computed, error) { return h.Update(ctx, "room", "a", nil, p) }),
-			"application/json", heard{Method: "PATCH", URI: key, Body: `{"update":null}`}},
-		{computed(func(h *HTTP) (*Computed, error) { return h.Append(ctx, "room", "a", []int{1}, true, p) }),
-			"application/json", heard{Method: "PATCH", URI: key, Body: `{"append":[1],"unique":true}`}},
-		{computed(func(h *HTTP) (*Computed, error) { return h.Append(ctx, "room", "a", []int(nil), false, p) }),
-			"application/json", heard{Method: "PATCH", URI: key, Body: `{"append":[]}`}},
-		{computed(func(h *HTTP) (*Computed, error) { return h.Remove(ctx, "room", "a", []int{1}, p) }),
-			"application/json", heard{Method: "PATCH", URI: key, Body: `{"remove":[1]}`}},
-		{computed(func(h *HTTP) (*Computed, error) { return h.Add(ctx, "room", "a", 0.5, p) }),
-			"application/json", heard{Method: "PATCH", URI: key, Body: `{"add":0.5}`}},
-		{computed(func(h *HTTP) (*Computed, error) { return h.MergePatch(ctx, "room", "a", object{"x": nil}, p) }),
-			"application/merge-patch+json", heard{Method: "PATCH", URI: key, Body: `{"x":null}`}},
-		{computed(func(h *HTTP) (*Computed, error) { return h.MergePatch(ctx, "room", "a", nil, p) }),
-			"application/merge-patch+json", heard{Method: "PATCH", URI: key, Body: `null`}},
-		{computed(func(h *HTTP) (*Computed, error) { return h.JSONPatch(ctx, "room", "a", []object{}, p) }),
-			"application/json-patch+json", heard{Method: "PATCH", URI: key, Body: `[]`}},
+		{
+			computed(func(h *HTTP) (*Computed, error) { return h.Update(ctx, "room", "a", nil, p) }),
+			"application/json",
+			heard{Method: "PATCH", URI: key, Body: `{"update":null}`},
+		},
+		{
+			computed(func(h *HTTP) (*Computed, error) { return h.Append(ctx, "room", "a", []int{1}, true, p) }),
+			"application/json",
+			heard{Method: "PATCH", URI: key, Body: `{"append":[1],"unique":true}`},
+		},
+		{
+			computed(func(h *HTTP) (*Computed, error) { return h.Append(ctx, "room", "a", []int(nil), false, p) }),
+			"application/json",
+			heard{Method: "PATCH", URI: key, Body: `{"append":[]}`},
+		},
+		{
+			computed(func(h *HTTP) (*Computed, error) { return h.Remove(ctx, "room", "a", []int{1}, p) }),
+			"application/json",
+			heard{Method: "PATCH", URI: key, Body: `{"remove":[1]}`},
+		},
+		{
+			computed(func(h *HTTP) (*Computed, error) { return h.Add(ctx, "room", "a", 0.5, p) }),
+			"application/json",
+			heard{Method: "PATCH", URI: key, Body: `{"add":0.5}`},
+		},
+		{
+			computed(func(h *HTTP) (*Computed, error) { return h.MergePatch(ctx, "room", "a", object{"x": nil}, p) }),
+			"application/merge-patch+json",
+			heard{Method: "PATCH", URI: key, Body: `{"x":null}`},
+		},
+		{
+			computed(func(h *HTTP) (*Computed, error) { return h.MergePatch(ctx, "room", "a", nil, p) }),
+			"application/merge-patch+json",
+			heard{Method: "PATCH", URI: key, Body: `null`},
+		},
+		{
+			computed(func(h *HTTP) (*Computed, error) { return h.JSONPatch(ctx, "room", "a", []object{}, p) }),
+			"application/json-patch+json",
+			heard{Method: "PATCH", URI: key, Body: `[]`},
+		},
 		{func(h *HTTP) (uint64, error) {
 			return h.Merge(ctx, "room", object{"a": 1}, []string{"b"}, StoreParams{Store: "s"})
 		}, "application/json", heard{Method: "PATCH", URI: store, Body: `{"set":{"a":1},"delete":["b"]}`}},
-		{func(h *HTTP) (uint64, error) { return h.Replace(ctx, "room", nil, StoreParams{Store: "s"}) },
-			"application/json", heard{Method: "PUT", URI: store, Body: `{}`}},
+		{
+			func(h *HTTP) (uint64, error) { return h.Replace(ctx, "room", nil, StoreParams{Store: "s"}) },
+			"application/json",
+			heard{Method: "PUT", URI: store, Body: `{}`},
+		},
 		{func(h *HTTP) (uint64, error) {
 			return h.Send(ctx, "room", "chat", "hi", RequestParams{}, ToPeers("p1"), ToRefs("r"), ToRoles("host", "guest"))
-		}, "application/json", heard{Method: "POST", URI: "/v1/rooms/room/messages",
-			Body: `{"topic":"chat","data":"hi","to":{"peers":["p1"],"refs":["r"],"roles":["host","guest"]}}`}},
+		}, "application/json", heard{
+			Method: "POST", URI: "/v1/rooms/room/messages",
+			Body: `{"topic":"chat","data":"hi","to":{"peers":["p1"],"refs":["r"],"roles":["host","guest"]}}`,
+		}},
 		{func(h *HTTP) (uint64, error) {
 			return 9, h.SetPeer(ctx, "room", "p1", PeerParams{Self: Self{Name: new("Ada"), Data: object{"x": 1}}, Role: new("host")})
 		}, "application/json", heard{Method: "PATCH", URI: "/v1/rooms/room/peers/p1", Body: `{"name":"Ada","role":"host","data":{"x":1}}`}},

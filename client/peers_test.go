@@ -17,8 +17,10 @@ func TestRoom_Send_says_whom_a_message_is_for(t *testing.T) {
 		}{
 			{nil, `{"do":"send","data":{"x":1},"topic":"chat"}`},
 			{[]SendOption{Echo()}, `{"do":"send","data":{"x":1},"topic":"chat","echo":true}`},
-			{[]SendOption{ToPeers("p2", "p3"), ToRefs("r"), ToRoles("host"), ToPeers("p4")},
-				`{"do":"send","data":{"x":1},"topic":"chat","to":{"peers":["p2","p3","p4"],"refs":["r"],"roles":["host"]}}`},
+			{
+				[]SendOption{ToPeers("p2", "p3"), ToRefs("r"), ToRoles("host"), ToPeers("p4")},
+				`{"do":"send","data":{"x":1},"topic":"chat","to":{"peers":["p2","p3","p4"],"refs":["r"],"roles":["host"]}}`,
+			},
 		} {
 			sending := async(func() (uint64, error) { return r.Send(ctx, "chat", map[string]int{"x": 1}, test.opts...) })
 			m := k.next("send")

@@ -25,11 +25,16 @@ func TestG9_ALostDirectorysNumbersAreNotUsedAgain(t *testing.T) {
 				incarnation, seq uint64
 				want             BatchStatus
 			}{
-				{test.former, 0, BatchApplied}, {test.former, 1, BatchApplied},
+				{test.former, 0, BatchApplied},
+				{test.former, 1, BatchApplied},
 				{test.former - 1, 0, BatchStale}, // an earlier start of the same directory
 				{test.present, 1, BatchStale},    // not registered yet
-				{test.present, 0, BatchApplied}, {test.former, 2, BatchStale}, {test.present, 1, BatchApplied},
-				{test.present, 0, BatchRepeated}, {test.present + 1, 0, BatchApplied}, {test.present, 2, BatchStale},
+				{test.present, 0, BatchApplied},
+				{test.former, 2, BatchStale},
+				{test.present, 1, BatchApplied},
+				{test.present, 0, BatchRepeated},
+				{test.present + 1, 0, BatchApplied},
+				{test.present, 2, BatchStale},
 			} {
 				if got := send(step.incarnation, step.seq); got != step.want {
 					t.Errorf("incarnation %d, number %d: status %d, want %d", step.incarnation, step.seq, got, step.want)

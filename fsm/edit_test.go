@@ -48,7 +48,10 @@ func TestG4_EveryOperationAsksTheLock(t *testing.T) {
 				fence uint64
 				want  Code
 			}{
-				{ada, 0, CodeLocked}, {bob, 0, CodeLocked}, {bob, fence, CodeStaleFence}, {ada, fence - 1, CodeStaleFence},
+				{ada, 0, CodeLocked},
+				{bob, 0, CodeLocked},
+				{bob, fence, CodeStaleFence},
+				{ada, fence - 1, CodeStaleFence},
 				{Caller{User: "u", Owner: ada.Peer}, fence, CodeStaleFence},
 			} {
 				if got := code(w.one(single("r", test.by, op(test.fence)))); got != test.want {

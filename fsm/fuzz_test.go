@@ -17,8 +17,10 @@ func FuzzDecodeProposal(f *testing.F) {
 	ada := w.joined("room")
 	for _, cmd := range []Command{
 		single("room", ada, putOp("k", "1")), acquireCommand("room", ada, 0, 5000), joinCommand("other"),
-		{Kind: CommandDetach, Room: "room", Caller: ada, Target: ada.Peer}, {Kind: CommandLeave, Room: "room", Target: ada.Peer},
-		{Kind: CommandCancel, Room: "room", Caller: ada, Cancel: &Cancel{Request: 1}}, {Kind: CommandEnd, Room: "room"},
+		{Kind: CommandDetach, Room: "room", Caller: ada, Target: ada.Peer},
+		{Kind: CommandLeave, Room: "room", Target: ada.Peer},
+		{Kind: CommandCancel, Room: "room", Caller: ada, Cancel: &Cancel{Request: 1}},
+		{Kind: CommandEnd, Room: "room"},
 		single("room", ada, Operation{Kind: OpAppend, Key: "k", Value: []byte("[1]"), TTL: 5, Bind: ada.Peer, Unique: true}),
 		single("room", ada, Operation{Kind: OpPatch, Key: "k", Value: []byte(`[{"op":"add","path":"","value":1}]`), Steps: true}),
 		single("room", ada, Operation{Kind: OpMerge, Set: []KeyValue{{"a", []byte("1")}}, Delete: []string{"b"}, Fences: []KeyFence{{"c", 1}}}),
@@ -67,7 +69,12 @@ func FuzzDecodeProposal(f *testing.F) {
 // the texts that the naive operations can read, it is theirs.
 func FuzzCompute(f *testing.F) {
 	for _, seed := range [][2]string{
-		{`[1,2.0]`, `[1,{"a":null}]`}, {`{"a":{"b":1}}`, `{"a":{"b":null,"c":[]},"d":1}`}, {`1.5`, `-0.125`}, {`null`, `1`}, {`[1`, `[`}, {``, `1e9`},
+		{`[1,2.0]`, `[1,{"a":null}]`},
+		{`{"a":{"b":1}}`, `{"a":{"b":null,"c":[]},"d":1}`},
+		{`1.5`, `-0.125`},
+		{`null`, `1`},
+		{`[1`, `[`},
+		{``, `1e9`},
 		{`{"a":[1]}`, `[{"op":"copy","from":"/a","path":"/b"},{"op":"test","path":"/b/0","value":1},{"op":"move","from":"/a/0","path":"/c"}]`},
 		{`{"\ud800":"\ud83d\ude00"}`, `[{"op":"add","path":"/\ud800~1","value":[]},{"op":"remove","path":"/\ud800"},{"op":"replace","path":"","value":1}]`},
 	} {

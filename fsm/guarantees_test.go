@@ -58,8 +58,13 @@ func TestG4_AWriteNeedsTheCurrentFenceOfItsOwner(t *testing.T) {
 			fence uint64
 			want  Code
 		}{
-			{ada, fence, ""}, {ada, 0, CodeLocked}, {bob, 0, CodeLocked}, {bob, fence, CodeStaleFence},
-			{http, fence, CodeStaleFence}, {ada, fence + 1, CodeStaleFence}, {ada, old, map[bool]Code{true: CodeLocked, false: CodeStaleFence}[old == 0]},
+			{ada, fence, ""},
+			{ada, 0, CodeLocked},
+			{bob, 0, CodeLocked},
+			{bob, fence, CodeStaleFence},
+			{http, fence, CodeStaleFence},
+			{ada, fence + 1, CodeStaleFence},
+			{ada, old, map[bool]Code{true: CodeLocked, false: CodeStaleFence}[old == 0]},
 		} {
 			if got := write(test.by, test.fence); got != test.want {
 				t.Errorf("by %+v with fence %d: got %q, want %q", test.by, test.fence, got, test.want)

@@ -397,10 +397,18 @@ func showRefusal(no *Refusal) string {
 		value any
 		set   bool
 	}{
-		{"key", d.Key, d.Key != ""}, {"version", d.Version, d.Version != 0}, {"rev", d.Rev, d.Rev != 0},
-		{"value", string(d.Value), d.Value != nil}, {"owner", d.Owner, d.Owner != ""}, {"fence", d.Fence, d.Fence != 0},
-		{"limit", d.Limit, d.Limit != ""}, {"max", d.Max, d.Limit != ""}, {"actual", d.Actual, d.Limit != ""},
-		{"reason", d.Reason, d.Reason != ""}, {"type", d.Type, d.Type != ""}, {"field", d.Field, d.Field != ""},
+		{"key", d.Key, d.Key != ""},
+		{"version", d.Version, d.Version != 0},
+		{"rev", d.Rev, d.Rev != 0},
+		{"value", string(d.Value), d.Value != nil},
+		{"owner", d.Owner, d.Owner != ""},
+		{"fence", d.Fence, d.Fence != 0},
+		{"limit", d.Limit, d.Limit != ""},
+		{"max", d.Max, d.Limit != ""},
+		{"actual", d.Actual, d.Limit != ""},
+		{"reason", d.Reason, d.Reason != ""},
+		{"type", d.Type, d.Type != ""},
+		{"field", d.Field, d.Field != ""},
 	} {
 		if m.set {
 			s += fmt.Sprintf(" %s=%v", m.name, m.value)

@@ -6,9 +6,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-var (
-	ada, bob, eve = Owner{Peer: "ada"}, Owner{Peer: "bob"}, Owner{Peer: "eve"}
-)
+var ada, bob, eve = Owner{Peer: "ada"}, Owner{Peer: "bob"}, Owner{Peer: "eve"}
 
 func at(rev uint64) Moment { return Moment{Rev: rev, Now: int64(rev) * 1000, Wall: int64(rev) * 10} }
 
