@@ -156,7 +156,7 @@ func (k *socket) enter(r *request, h *hello) (*fsm.Result, error) {
 			res, err := k.perform(&fsm.Command{
 				Kind: fsm.CommandAttach, Room: k.room, Session: h.resume.session, Caller: k.caller,
 				Attach: &fsm.Attach{
-					Peer: h.resume.peer, Key: h.resume.key, Node: node.ID(), Incarnation: node.Incarnation(),
+					Peer: h.resume.peer, Key: h.resume.key, Node: node.ID(), Incarnation: node.Incarnation(), Client: h.client,
 				},
 			})
 			if err == nil || wireError(err).Code != wire.NotFound {

@@ -55,8 +55,9 @@ type socket struct {
 	byClient int // close code that the client sent, 0 for none
 
 	// Of the writer.
-	out    outbox
-	stream *stream // nil before hello
+	out     outbox
+	stream  *stream   // nil before hello
+	doubted time.Time // since when another connection of this client seems to have the peer
 
 	mu        sync.Mutex
 	changed   sync.Cond // of anything below

@@ -175,14 +175,28 @@ func (k *socket) standing(v *fsm.View) (code int, text string) {
 		return wire.CloseRemoved, "removed from the room"
 	case p.Gen <= k.caller.Gen:
 		return 0, ""
-	case p.Attached && p.Rejoined:
-		// A copy of its hello, perhaps an older connection's that the log took late.
-		// If the client still listens here it has no newer one: it comes back.
-		return wire.CloseNoQuorum, "a repeated hello of this client came in between"
+	case p.Attached && p.Client == k.client && k.doubts():
+		return 0, ""
 	case p.Attached:
 		return wire.CloseReplaced, "replaced by a newer connection of this peer"
 	}
-	return wire.CloseNoQuorum, "the cluster took this node for dead"
+	return wire.CloseNoQuorum, "the peer was detached elsewhere"
+}
+
+// doubtTime is how long a socket waits to see whether the connection that took
+// its peer over lives.
+const doubtTime = time.Second
+
+// doubts reports whether it is too early to tell who has this peer. A hello that
+// an older connection of the same client sent may reach the log late, after that
+// connection is gone: then its node detaches the peer in a moment, and the client
+// is sent to come back. If nothing happens the other connection is the newer one.
+func (k *socket) doubts() bool {
+	if k.doubted.IsZero() {
+		k.doubted = time.Now()
+		time.AfterFunc(doubtTime, k.wake)
+	}
+	return time.Since(k.doubted) < doubtTime
 }
 
 // outstayed reports whether the peer left because its grace ran out, which with a

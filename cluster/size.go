@@ -35,7 +35,7 @@ func commandSize(c *fsm.Command) int {
 		size += len(j.Key) + len(j.Name) + len(j.Ref) + len(j.Role) + len(j.Data) + len(j.Node) + len(j.Peer)
 	}
 	if a := c.Attach; a != nil {
-		size += len(a.Peer) + len(a.Key) + len(a.Node)
+		size += len(a.Peer) + len(a.Key) + len(a.Node) + len(a.Client)
 	}
 	if s := c.SetPeer; s != nil {
 		size += len(s.Data)

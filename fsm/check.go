@@ -51,6 +51,7 @@ func (cmd *Command) Check() *Refusal {
 			f.name("peer", a.Peer, MaxNameBytes)
 			f.text("key", a.Key)
 			f.text("node", a.Node)
+			f.text("client", a.Client)
 		}
 	case CommandDetach, CommandLeave:
 		f.name("peer", cmd.Target, MaxNameBytes)

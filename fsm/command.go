@@ -198,6 +198,7 @@ type Attach struct {
 	Key         string `cbor:"2,keyasint"`
 	Node        string `cbor:"3,keyasint"`
 	Incarnation uint64 `cbor:"4,keyasint"`
+	Client      string `cbor:"5,keyasint,omitempty"` // the client's handle; an attach is never remembered, so it is not the command's
 }
 
 // SetPeer changes what others see of a peer; nil leaves a member as it is.

@@ -28,7 +28,7 @@ func (c *change) join(cmd *Command, r *Result) *Refusal {
 		p.Key, p.User, p.Ref, p.Role, p.Name, p.Data = j.Key, cmd.Caller.User, j.Ref, j.Role, j.Name, j.Data
 	}
 	p.Attached, p.Gen, p.Node, p.Incarnation, p.TTL, p.Deadline = true, c.rev, j.Node, j.Incarnation, j.TTL, 0
-	p.Rejoined = state == "attached" && c.rejoins == p.ID
+	p.Client = cmd.Client
 	if p.TTL > 0 {
 		p.Deadline = c.s.now + p.TTL
 		c.deadline(peerDeadline(p))
@@ -55,7 +55,7 @@ func (c *change) attach(a *Attach, r *Result) *Refusal {
 	c.takeOver(old)
 	p := *old
 	p.Attached, p.Gen, p.Node, p.Incarnation, p.TTL, p.Deadline = true, c.rev, a.Node, a.Incarnation, 0, 0
-	p.Rejoined = false
+	p.Client = a.Client
 	c.setPeerState(&p, "attached")
 	r.Peer, r.Key, r.Gen = p.ID, p.Key, p.Gen
 	return nil

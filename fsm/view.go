@@ -41,10 +41,11 @@ type Peer struct {
 	Deadline    int64  `cbor:"13,keyasint,omitempty"` // cluster time at which it leaves: end of grace, or of its TTL
 	JoinedAt    int64  `cbor:"14,keyasint"`           // wall, Unix ms
 	JoinedRev   uint64 `cbor:"15,keyasint"`
-	// Rejoined says that a repeated join attached it last. That may be a copy that
-	// the log took late: then the connection it came by is older than the one
+	// Client is the handle whose connection attached it last. If it is that of the
+	// connection before, too, this may be a copy of a hello that the log took
+	// late: then the connection it came by is older than the one
 	// that it takes the place of.
-	Rejoined bool `cbor:"16,keyasint,omitempty"`
+	Client string `cbor:"16,keyasint,omitempty"`
 }
 
 // View is the state as of one revision: immutable, safe for any number of
