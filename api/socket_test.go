@@ -669,6 +669,37 @@ func TestSocket_EndsOfAPeer(t *testing.T) {
 			t.Errorf("%s, though its newer connection lives", got)
 		}
 	})
+	t.Run("a late copy of the client's hello sends it away to come back", func(t *testing.T) {
+		c := s.join("ends", "")
+		client := s.session("ends").Peer(c.hello.Peer).Client
+		res, err := s.store.Do(context.Background(), &fsm.Command{
+			Kind: fsm.CommandAttach, Room: "ends", Session: c.hello.Session,
+			Attach: &fsm.Attach{Peer: c.hello.Peer, Key: c.hello.ResumeKey, Node: "elsewhere", Incarnation: 1, Client: client},
+		})
+		if err != nil || res.Refusal != nil {
+			t.Fatal(err, res.Refusal)
+		}
+		if _, err := s.store.Do(context.Background(), &fsm.Command{
+			Kind: fsm.CommandDetach, Room: "ends", Target: c.hello.Peer,
+			Caller: fsm.Caller{Kind: fsm.CallerPeer, Peer: c.hello.Peer, Gen: res.Gen},
+		}); err != nil {
+			t.Fatal(err)
+		}
+		s.wantClose(c, wire.CloseNoQuorum)
+	})
+	t.Run("a newer connection of the same client replaces the older", func(t *testing.T) {
+		c := s.join("ends", "")
+		if _, err := s.store.Do(context.Background(), &fsm.Command{
+			Kind: fsm.CommandAttach, Room: "ends", Session: c.hello.Session,
+			Attach: &fsm.Attach{
+				Peer: c.hello.Peer, Key: c.hello.ResumeKey, Node: "elsewhere", Incarnation: 1,
+				Client: s.session("ends").Peer(c.hello.Peer).Client,
+			},
+		}); err != nil {
+			t.Fatal(err)
+		}
+		s.wantClose(c, wire.CloseReplaced)
+	})
 	t.Run("a node taken for dead sends its peers away to come back", func(t *testing.T) {
 		c := s.join("ends", "")
 		p := s.session("ends").Peer(c.hello.Peer)
