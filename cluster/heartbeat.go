@@ -105,8 +105,8 @@ func (l *leadership) alive(id raft.ServerID) bool {
 	}
 	limit := goneAfter * l.n.timeout
 	l.mu.Lock()
+	defer l.mu.Unlock()
 	seen := l.nodes[id]
-	l.mu.Unlock()
 	if seen == nil {
 		return time.Since(l.start) < limit
 	}
