@@ -24,6 +24,7 @@ test: ## the whole suite, end-to-end tests over real processes included
 	@test -n "$(RACE)" || echo "no C compiler found: the suite runs without the race detector" >&2
 	go vet ./...
 	$(if $(RACE),CGO_ENABLED=1) go test $(RACE) -timeout 14m $(TESTFLAGS) ./...
+	$(if $(RACE),go test -timeout 5m $(TESTFLAGS) -run 'MemberThatMoves|SwappedAddresses' ./cluster ./cluster/sim)
 
 sim: ## the simulation with many seeds: make sim SEEDS=5000
 	SEEDS=$(SEEDS) go test -count=1 -timeout 0 $(TESTFLAGS) ./cluster/sim
