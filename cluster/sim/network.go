@@ -44,8 +44,8 @@ const (
 // is lost, or held and delivered late if the link heals; a node channel's
 // connection holds its messages, in order, until the link heals or it breaks.
 type Network struct {
-	done chan struct{}  // closed by Close
-	wg   sync.WaitGroup // every goroutine of the network
+	done chan struct{} // closed by Close
+	wg   *tasks        // every goroutine of the network
 
 	mu    sync.Mutex // guards what follows, and the fields of hosts
 	rng   *rand.Rand
@@ -72,7 +72,7 @@ type host struct {
 // NewNetwork makes a network. It draws from rng, under its own lock.
 func NewNetwork(rng *rand.Rand, cond Conditions) *Network {
 	return &Network{
-		done: make(chan struct{}), rng: rng, cond: cond,
+		done: make(chan struct{}), wg: newTasks(), rng: rng, cond: cond,
 		hosts: map[string]*host{}, addrs: map[string]*host{}, cuts: map[link]chan struct{}{},
 	}
 }
