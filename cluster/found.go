@@ -168,7 +168,7 @@ func (n *Node) promise(r promiseRequest) error {
 
 // probed is what this node says of itself to whoever dials it.
 func (n *Node) probed() probeAnswer {
-	a := probeAnswer{Cluster: n.machine.View().Cluster(), HTTPAddr: n.cfg.HTTPAddr, Expect: n.cfg.BootstrapExpect}
+	a := probeAnswer{Cluster: n.machine.View().Cluster()}
 	for _, s := range n.configuration().Servers {
 		a.Members = append(a.Members, founding{ServerID: string(s.ID), Addr: string(s.Address)})
 	}

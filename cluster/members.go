@@ -159,7 +159,7 @@ func (l *leadership) change(ctx context.Context, r memberRequest) error {
 			return err
 		}
 		if server.ID == l.n.self.ServerID() {
-			return l.stepAside(server)
+			return l.stepAside()
 		}
 		l.control(fsm.Control{Kind: fsm.ControlReplica, Node: r.ID})
 		return l.configure(l.n.raft.DemoteVoter(server.ID, r.IfConfig, l.n.deadline))
@@ -291,7 +291,7 @@ func (l *leadership) remove(server raft.Server, r memberRequest) error {
 		return err
 	}
 	if server.ID == l.n.self.ServerID() {
-		return l.stepAside(server)
+		return l.stepAside()
 	}
 	if err := l.configure(l.n.raft.RemoveServer(server.ID, r.IfConfig, l.n.deadline)); err != nil {
 		return err
@@ -301,7 +301,7 @@ func (l *leadership) remove(server raft.Server, r memberRequest) error {
 }
 
 // stepAside hands leadership over, so that the next leader can change this one.
-func (l *leadership) stepAside(server raft.Server) error {
+func (l *leadership) stepAside() error {
 	if err := l.transfer(raft.Server{}); err != nil {
 		return err
 	}

@@ -28,10 +28,8 @@ const (
 )
 
 type probeAnswer struct {
-	Cluster  string     `cbor:"1,keyasint,omitempty"`
-	HTTPAddr string     `cbor:"3,keyasint,omitempty"`
-	Members  []founding `cbor:"4,keyasint,omitempty"`
-	Expect   int        `cbor:"5,keyasint,omitempty"`
+	Cluster string     `cbor:"1,keyasint,omitempty"`
+	Members []founding `cbor:"4,keyasint,omitempty"`
 }
 
 // founding is a member of the first configuration.
