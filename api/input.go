@@ -324,27 +324,5 @@ func (in *input) remember(cmd *fsm.Command) {
 	cmd.Idem, cmd.Hash = key, h.Sum(nil)
 }
 
-// page takes limit, prefix and after of a list.
-type page struct {
-	prefix, after string
-	limit         int
-}
-
-// The bounds of a page: entries, and bytes after which it ends early.
-const (
-	maxPage      = 1_000
-	maxPageBytes = 1 << 20
-)
-
-func (in *input) page() page {
-	p := page{limit: maxPage}
-	p.prefix, _ = in.text("prefix")
-	p.after, _ = in.text("after")
-	if n, ok := in.number("limit", 1, maxPage); ok {
-		p.limit = int(n)
-	}
-	return p
-}
-
 // request is net/http's, which unlike gin's context may outlive the handler.
 func (in *input) request() *http.Request { return in.c.Request }

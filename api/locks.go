@@ -284,29 +284,56 @@ func leftOf(left map[fsm.LeaseRef]time.Duration, sess *fsm.Session, store, key s
 	}
 }
 
-// listLocks answers GET …/locks.
+// listLocks answers GET …/locks, a page of them by <store>/<key>.
 func (s *Server) listLocks(c *gin.Context, in *input) error {
+	p := in.page(true)
 	sess, v, err := s.reading(in)
 	if err != nil {
 		return err
 	}
-	left := s.allLeft(c.Request.Context(), sess)
-	all := newList(c, v.Rev(), "locks")
-	sess.Locks(func(store, key string, l *lock.Lock) bool {
-		return all.add(func(b []byte) []byte { return appendLock(b, store, key, l, leftOf(left, sess, store, key)) })
-	})
-	return all.end()
+	found := s.readLocks(c.Request.Context(), sess, p)
+	return answer(c, http.StatusOK, v.Rev(), append(found.appendTo([]byte(`{"locks":`)).end(), '}'))
 }
 
-// allLeft asks for the time left of all leases of a session's locks.
-func (s *Server) allLeft(ctx context.Context, sess *fsm.Session) map[fsm.LeaseRef]time.Duration {
+// lockPage is a page of locks before it is written, with the time left of their
+// leases.
+type lockPage struct {
+	page
+	sess  *fsm.Session
+	found []namedLock // one more than a page has, which tells whether there is more
+	left  map[fsm.LeaseRef]time.Duration
+}
+
+type namedLock struct {
+	store, key string
+	*lock.Lock
+}
+
+// readLocks reads a page of a session's locks. It asks the leader for the time left
+// of their leases, which takes a moment.
+func (s *Server) readLocks(ctx context.Context, sess *fsm.Session, p page) *lockPage {
+	l := &lockPage{page: p, sess: sess}
 	var refs []fsm.LeaseRef
-	sess.Locks(func(store, key string, l *lock.Lock) bool {
-		refs = leaseRefs(refs, sess, store, key, l)
-		return true
+	sess.LocksAfter(p.prefix, p.after, func(store, key string, lk *lock.Lock) bool {
+		l.found = append(l.found, namedLock{store, key, lk})
+		refs = leaseRefs(refs, sess, store, key, lk)
+		return len(l.found) <= p.limit
 	})
-	if len(refs) == 0 {
-		return nil
+	if len(refs) > 0 {
+		l.left = s.node.TimeLeft(ctx, refs)
 	}
-	return s.node.TimeLeft(ctx, refs)
+	return l
+}
+
+// appendTo appends the page.
+func (l *lockPage) appendTo(b []byte) *pager {
+	g := l.begin(b)
+	for _, n := range l.found {
+		if !g.add(n.store+"/"+n.key, func(b []byte) []byte {
+			return appendLock(b, n.store, n.key, n.Lock, leftOf(l.left, l.sess, n.store, n.key))
+		}) {
+			break
+		}
+	}
+	return g
 }

@@ -27,33 +27,24 @@ func (in *input) peer() string {
 	})
 }
 
-// listPeers answers GET …/peers. There may be tens of thousands, each with its
-// data, so they are streamed from the view rather than put together first.
+// listPeers answers GET …/peers, a page of them by id. There may be tens of
+// thousands, each with its data.
 func (s *Server) listPeers(c *gin.Context, in *input) error {
+	p := in.page(false)
 	sess, v, err := s.reading(in)
 	if err != nil {
 		return err
 	}
-	l := newList(c, v.Rev(), "peers")
-	sess.Peers(func(p *fsm.Peer) bool {
-		return l.add(func(b []byte) []byte { return appendPeer(b, p) })
-	})
-	return l.end()
+	return answer(c, http.StatusOK, v.Rev(), append(pagePeers([]byte(`{"peers":`), sess, p).end(), '}'))
 }
 
-// appendPeers appends all peers of a session.
-func appendPeers(b []byte, sess *fsm.Session) []byte {
-	b = append(b, '[')
-	first := true
-	sess.Peers(func(p *fsm.Peer) bool {
-		if !first {
-			b = append(b, ',')
-		}
-		first = false
-		b = appendPeer(b, p)
-		return true
+// pagePeers appends a page of a session's peers.
+func pagePeers(b []byte, sess *fsm.Session, p page) *pager {
+	g := p.begin(b)
+	sess.PeersAfter(p.after, func(peer *fsm.Peer) bool {
+		return g.add(peer.ID, func(b []byte) []byte { return appendPeer(b, peer) })
 	})
-	return append(b, ']')
+	return g
 }
 
 // getPeer answers GET …/peers/{peer}.

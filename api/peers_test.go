@@ -112,8 +112,8 @@ func TestG9_repeatedJoin(t *testing.T) {
 	}
 }
 
-// Lists without pages come whole, however long they are.
-func TestPeers_manyAreStreamed(t *testing.T) {
+// A long answer goes out in pieces.
+func TestPeers_longPage(t *testing.T) {
 	s := newTestServer(t, Config{})
 	data := `"` + strings.Repeat("x", 3000) + `"`
 	const n = 100

@@ -120,7 +120,7 @@ func (s *Server) do(in *input, cmd *fsm.Command, owner string) (*fsm.Result, err
 // The name of the last one is where the next page goes on, whatever was opened or
 // ended in between.
 func (s *Server) listRooms(c *gin.Context, in *input) error {
-	p, q := in.page(), in.consistency()
+	p, q := in.page(true), in.consistency()
 	if err := in.done(); err != nil {
 		return err
 	}

@@ -34,7 +34,7 @@ func (s *Server) listStores(c *gin.Context, in *input) error {
 
 // getStore answers GET …/stores/{store}, a page of its entries.
 func (s *Server) getStore(c *gin.Context, in *input) error {
-	store, p := in.store(), in.page()
+	store, p := in.store(), in.page(true)
 	sess, v, err := s.reading(in)
 	if err != nil {
 		return err
@@ -51,29 +51,13 @@ func (s *Server) getStore(c *gin.Context, in *input) error {
 	return answer(c, http.StatusOK, v.Rev(), append(b, '}'))
 }
 
-// appendEntries appends a page of a store's entries and, if there are more, the
-// member next: the key after which to go on. The page ends early past
-// maxPageBytes, after at least one entry.
+// appendEntries appends a page of a store's entries.
 func appendEntries(b []byte, sess *fsm.Session, store string, p page) (_ []byte, found bool) {
-	start, n, last, more := len(b), 0, "", false
-	b = append(b, '[')
+	g := p.begin(b)
 	sess.Entries(store, p.prefix, p.after, func(e *fsm.Entry) bool {
-		if n == p.limit || n > 0 && len(b)-start > maxPageBytes {
-			more = true
-			return false
-		}
-		if n++; n > 1 {
-			b = append(b, ',')
-		}
-		b = appendEntry(b, e)
-		last = e.Key
-		return true
+		return g.add(e.Key, func(b []byte) []byte { return appendEntry(b, e) })
 	})
-	b = append(b, ']')
-	if more {
-		b = appendText(b, "next", last)
-	}
-	return b, n > 0
+	return g.end(), g.items > 0
 }
 
 // hasStore tells an empty page of a store from a store that does not exist. The

@@ -6,7 +6,6 @@ import (
 
 	"conclave/client/wire"
 	"conclave/fsm"
-	"conclave/lock"
 )
 
 // read is a request that waits for the results of the writes sent before it, and
@@ -154,12 +153,7 @@ func (k *socket) get(r *request) {
 }
 
 func (k *socket) list(r *request) {
-	store, p := r.o.store(), page{limit: maxPage}
-	p.prefix, _ = r.o.str("prefix")
-	p.after, _ = r.o.str("after")
-	if n, ok := r.o.number("limit", 1, maxPage); ok {
-		p.limit = int(n)
-	}
+	store, p := r.o.store(), r.o.page(true)
 	k.readSession(r, func(v *fsm.View, session *fsm.Session) {
 		k.ok(r, func(b []byte) []byte {
 			b, _ = appendEntries(append(b, `{"entries":`...), session, store, p)
@@ -169,55 +163,47 @@ func (k *socket) list(r *request) {
 }
 
 func (k *socket) peers(r *request) {
+	p := r.o.page(false)
 	k.readSession(r, func(v *fsm.View, session *fsm.Session) {
 		k.ok(r, func(b []byte) []byte {
-			b = appendPeers(append(b, `{"peers":`...), session)
-			return append(appendNumber(b, "rev", v.Rev()), '}')
+			return pagePeers(append(b, `{"peers":`...), session, p).endAt(v.Rev())
 		})
 	})
 }
 
-// locks lists all locks, or the one named. The time left of leases comes from the
-// leader, so this takes a moment.
+// locks lists a page of locks, or the one named. The time left of leases comes
+// from the leader, so this takes a moment.
 func (k *socket) locks(r *request) {
-	one := r.o.has("key")
-	var store, key string
-	if one || r.o.has("store") {
-		store, key = r.o.store(), r.o.key()
+	if r.o.has("key") || r.o.has("store") {
+		k.oneLock(r)
+		return
 	}
+	p := r.o.page(true)
 	k.readSession(r, func(v *fsm.View, session *fsm.Session) {
 		k.start(func() {
-			list := k.listLocks(session, store, key, one)
-			k.ok(r, func(b []byte) []byte {
-				b = append(list(append(b, `{"locks":[`...)), ']')
-				return append(appendNumber(b, "rev", v.Rev()), '}')
-			})
+			found := k.server.readLocks(k.hub.ctx, session, p)
+			k.ok(r, func(b []byte) []byte { return found.appendTo(append(b, `{"locks":`...)).endAt(v.Rev()) })
 		})
 	})
 }
 
-// listLocks asks for the time left of leases and returns what appends the locks.
-func (k *socket) listLocks(session *fsm.Session, store, key string, one bool) func([]byte) []byte {
-	if !one {
-		left := k.server.allLeft(k.hub.ctx, session)
-		return func(b []byte) []byte {
-			start := len(b)
-			session.Locks(func(store, key string, l *lock.Lock) bool {
-				if len(b) > start {
-					b = append(b, ',')
-				}
-				b = appendLock(b, store, key, l, leftOf(left, session, store, key))
-				return true
-			})
-			return b
+// oneLock answers with the lock that is named, if somebody holds or wants it.
+func (k *socket) oneLock(r *request) {
+	store, key := r.o.store(), r.o.key()
+	k.readSession(r, func(v *fsm.View, session *fsm.Session) {
+		l := session.Lock(store, key)
+		if l == nil {
+			k.ok(r, func(b []byte) []byte { return append(appendNumber(append(b, `{"locks":[]`...), "rev", v.Rev()), '}') })
+			return
 		}
-	}
-	l := session.Lock(store, key)
-	if l == nil {
-		return func(b []byte) []byte { return b }
-	}
-	left := k.server.node.TimeLeft(k.hub.ctx, leaseRefs(nil, session, store, key, l))
-	return func(b []byte) []byte { return appendLock(b, store, key, l, leftOf(left, session, store, key)) }
+		k.start(func() {
+			left := k.server.node.TimeLeft(k.hub.ctx, leaseRefs(nil, session, store, key, l))
+			k.ok(r, func(b []byte) []byte {
+				b = appendLock(append(b, `{"locks":[`...), store, key, l, leftOf(left, session, store, key))
+				return append(appendNumber(append(b, ']'), "rev", v.Rev()), '}')
+			})
+		})
+	})
 }
 
 func (k *socket) validate(r *request) {

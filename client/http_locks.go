@@ -149,15 +149,9 @@ func (h *HTTP) LockState(ctx context.Context, room, store, key string) (*wire.Lo
 	return get[wire.Lock](ctx, h, roomPath(room, "locks", storeName(store), key))
 }
 
-// Locks lists the locks of a room.
+// Locks lists all locks of a room, page by page; see AllLocks for long lists.
 func (h *HTTP) Locks(ctx context.Context, room string) ([]wire.Lock, error) {
-	page, err := get[struct {
-		Locks []wire.Lock `json:"locks"`
-	}](ctx, h, roomPath(room, "locks"))
-	if err != nil {
-		return nil, err
-	}
-	return page.Locks, nil
+	return collect(h.AllLocks(ctx, room, ""))
 }
 
 // Validate reports whether a fence is the current grant of a key.

@@ -9,15 +9,9 @@ import (
 	"conclave/client/wire"
 )
 
-// Peers lists the peers of a room.
+// Peers lists all peers of a room, page by page; see AllPeers for long lists.
 func (h *HTTP) Peers(ctx context.Context, room string) ([]wire.Peer, error) {
-	page, err := get[struct {
-		Peers []wire.Peer `json:"peers"`
-	}](ctx, h, roomPath(room, "peers"))
-	if err != nil {
-		return nil, err
-	}
-	return page.Peers, nil
+	return collect(h.AllPeers(ctx, room))
 }
 
 // RemovePeer removes a peer from a room.

@@ -1,6 +1,7 @@
 package client_test
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -75,6 +76,35 @@ func TestHTTP_does_its_work_on_a_real_cluster(t *testing.T) {
 	peers, err := h.Peers(ctx, "room")
 	if err != nil || len(peers) != 1 {
 		t.Fatalf("peers %+v, %v", peers, err)
+	}
+	for _, key := range []string{"a", "b/1", "b/2"} {
+		if _, err := h.Acquire(ctx, "room", key, client.LockParams{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	some, err := h.LocksPage(ctx, "room", "default/b/", client.PageParams{Limit: 1})
+	if err != nil || len(some.Locks) != 1 || some.Locks[0].Key != "b/1" || some.Next == "" {
+		t.Errorf("a page of the locks: %+v, %v", some, err)
+	}
+	some, err = h.LocksPage(ctx, "room", "default/b/", client.PageParams{Limit: 1, After: some.Next})
+	if err != nil || len(some.Locks) != 1 || some.Locks[0].Key != "b/2" || some.Next != "" {
+		t.Errorf("the last page of the locks: %+v, %v", some, err)
+	}
+	if locks, err := h.Locks(ctx, "room"); err != nil || len(locks) != 3 {
+		t.Errorf("locks %+v, %v", locks, err)
+	}
+	if found, err := h.PeersPage(ctx, "room", client.PageParams{After: peers[0].Peer}); err != nil || len(found.Peers) != 0 {
+		t.Errorf("peers after the last: %+v, %v", found, err)
+	}
+	var entries []string
+	for e, err := range h.AllEntries(ctx, "room", client.ListParams{Limit: 1}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		entries = append(entries, e.Key)
+	}
+	if want := []string{"a/b c", "seed", "t"}; !slices.Equal(entries, want) {
+		t.Errorf("entries %q, want %q", entries, want)
 	}
 	if err := h.RemovePeer(ctx, "room", peers[0].Peer); err != nil {
 		t.Error(err)

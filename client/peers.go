@@ -8,15 +8,9 @@ import (
 	"conclave/client/wire"
 )
 
-// Peers lists the peers of the room.
+// Peers lists all peers of the room, page by page; see AllPeers for long lists.
 func (r *Room) Peers(ctx context.Context) ([]wire.Peer, error) {
-	var ok struct {
-		Peers []wire.Peer `json:"peers"`
-	}
-	err := r.query(ctx, "peers", struct {
-		Do string `json:"do"`
-	}{"peers"}, &ok)
-	return ok.Peers, err
+	return collect(r.AllPeers(ctx))
 }
 
 // Self is what a peer tells the others of itself. What is nil stays as it is.

@@ -208,15 +208,9 @@ func (r *Room) loseLocks(why error) {
 	}
 }
 
-// Locks lists the locks of the room.
+// Locks lists all locks of the room, page by page; see AllLocks for long lists.
 func (r *Room) Locks(ctx context.Context) ([]wire.Lock, error) {
-	var ok struct {
-		Locks []wire.Lock `json:"locks"`
-	}
-	err := r.query(ctx, "locks", struct {
-		Do string `json:"do"`
-	}{"locks"}, &ok)
-	return ok.Locks, err
+	return collect(r.AllLocks(ctx, ""))
 }
 
 // Validate reports whether a fence is the current grant of a key.

@@ -2,6 +2,7 @@ package fsm
 
 import (
 	"strconv"
+	"strings"
 
 	"conclave/lock"
 )
@@ -100,8 +101,11 @@ func (s *Session) Peer(id string) *Peer {
 }
 
 // Peers calls f for each peer, sorted by id, until f returns false.
-func (s *Session) Peers(f func(*Peer) bool) {
-	s.peers.scan("", "", func(_ string, p *Peer) bool { return f(p) })
+func (s *Session) Peers(f func(*Peer) bool) { s.PeersAfter("", f) }
+
+// PeersAfter is Peers from the first id greater than after.
+func (s *Session) PeersAfter(after string, f func(*Peer) bool) {
+	s.peers.scan("", after, func(_ string, p *Peer) bool { return f(p) })
 }
 
 // Lock is the lock on a key, nil when nobody holds or wants it.
@@ -111,9 +115,21 @@ func (s *Session) Lock(store, key string) *lock.Lock {
 }
 
 // Locks calls f for each lock, sorted by store and key, until f returns false.
-func (s *Session) Locks(f func(store, key string, l *lock.Lock) bool) {
-	s.locks.scan("", "", func(p string, l *lock.Lock) bool {
+func (s *Session) Locks(f func(store, key string, l *lock.Lock) bool) { s.LocksAfter("", "", f) }
+
+// LocksAfter is Locks from the first one whose name is greater than after and
+// starts with prefix. A lock's name is <store>/<key>: no store has a slash.
+func (s *Session) LocksAfter(prefix, after string, f func(store, key string, l *lock.Lock) bool) {
+	s.locks.scan(namedPlace(prefix), namedPlace(after), func(p string, l *lock.Lock) bool {
 		store, key := splitPlace(p)
 		return f(store, key, l)
 	})
+}
+
+// namedPlace is the place, or the beginning of one, that a lock's name says.
+func namedPlace(name string) string {
+	if store, key, ok := strings.Cut(name, "/"); ok {
+		return place(store, key)
+	}
+	return name
 }

@@ -147,15 +147,11 @@ func newRoomList(conn *connection) *cobra.Command {
 			}
 			defer h.Close()
 			all := client.RoomsPage{Rooms: []client.RoomSummary{}} // not nil: JSON says [] of none
-			for after := ""; ; {
-				page, err := h.Rooms(cmd.Context(), prefix, after, 0)
+			for room, err := range h.AllRooms(cmd.Context(), prefix) {
 				if err != nil {
 					return err
 				}
-				all.Rooms = append(all.Rooms, page.Rooms...)
-				if after = page.Next; after == "" {
-					break
-				}
+				all.Rooms = append(all.Rooms, room)
 			}
 			return conn.print(cmd.OutOrStdout(), all, func(w io.Writer) {
 				if len(all.Rooms) > 0 {
