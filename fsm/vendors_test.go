@@ -174,3 +174,250 @@ func TestDaily_SessionData(t *testing.T) {
 		}
 	}
 }
+
+// Test100ms_RacingModeratorsLoseNothing: their UI keeps pinnedMessages and
+// chatPeerBlacklist by reading, changing and setting, and there the last of two
+// wins. Here the servers change what is there, and who sets all the same can make
+// it a condition that nobody came between.
+func Test100ms_RacingModeratorsLoseNothing(t *testing.T) {
+	w := newWorld(t)
+	ada, bob := w.joined("r"), w.joined("r")
+	w.must(single("r", ada, putOp("pinnedMessages", `["old","older"]`)))
+	w.do(
+		single("r", ada, Operation{Kind: OpAppend, Key: "pinnedMessages", Value: []byte(`["a"]`)}),
+		single("r", bob, Operation{Kind: OpAppend, Key: "pinnedMessages", Value: []byte(`["b"]`)}),
+		single("r", bob, Operation{Kind: OpRemove, Key: "pinnedMessages", Value: []byte(`["older"]`)}),
+		single("r", ada, Operation{Kind: OpAppend, Key: "chatPeerBlacklist", Unique: true, Value: []byte(`["eve","mallory"]`)}),
+		single("r", bob, Operation{Kind: OpAppend, Key: "chatPeerBlacklist", Unique: true, Value: []byte(`["mallory","trent"]`)}),
+	)
+	value := func(key string) string { return string(w.s.Publish().Session("r").Entry(DefaultStore, key).Value) }
+	if got := value("pinnedMessages"); got != `["old","a","b"]` {
+		t.Errorf("pinned: %s", got)
+	}
+	if got := value("chatPeerBlacklist"); got != `["eve","mallory","trent"]` {
+		t.Errorf("blocked: %s", got)
+	}
+
+	seen := w.s.Publish().Session("r").Entry(DefaultStore, "pinnedMessages").Rev
+	set := putOp("pinnedMessages", `["only mine"]`)
+	set.If = &If{Rev: &seen}
+	results, _ := w.do(single("r", ada, set), single("r", bob, set))
+	if results[0].Refusal != nil || code(results[1]) != CodeConflict {
+		t.Errorf("of two that set what they saw: %v, %v", results[0].Refusal, results[1].Refusal)
+	}
+}
+
+// Test100ms_StrayRetriesAreAppliedOnce: their set is tried up to three times
+// without saying so, so that a late copy undoes what came in between.
+func Test100ms_StrayRetriesAreAppliedOnce(t *testing.T) {
+	w := newWorld(t)
+	ada, bob := w.joined("r"), w.joined("r")
+	set := single("r", ada, putOp("spotlight", `"track-1"`))
+	set.Client, set.Request = "app", 7
+	first := w.must(set)
+	w.must(single("r", bob, putOp("spotlight", `"track-2"`)))
+	for range 2 {
+		if again := w.must(set); !again.Repeated || again.Rev != first.Rev {
+			t.Errorf("a copy is answered %+v, the first was %+v", again, first)
+		}
+	}
+	if got := w.s.Publish().Session("r").Entry(DefaultStore, "spotlight"); string(got.Value) != `"track-2"` || got.Version != 2 {
+		t.Errorf("the spotlight is %s, version %d", got.Value, got.Version)
+	}
+}
+
+// Test100ms_ClearedWhenTheLastPeerLeaves: a session's keys are one set for all
+// peers, and none of them is there in the next session. The null that clears
+// theirs is a value here; deleting is a verb of its own.
+func Test100ms_ClearedWhenTheLastPeerLeaves(t *testing.T) {
+	w := newWorld(t)
+	ada, bob := w.joined("r"), w.joined("r")
+	w.must(single("r", ada, putOp("spotlight", `"track"`)))
+	w.must(single("r", bob, putOp("spotlight", `null`)))
+	if e := w.s.Publish().Session("r").Entry(DefaultStore, "spotlight"); e == nil || string(e.Value) != "null" || e.Version != 2 {
+		t.Fatalf("a null is kept as %+v", e)
+	}
+	if r := w.must(single("r", bob, Operation{Kind: OpDelete, Key: "spotlight"})); !r.Ops[0].Existed {
+		t.Error("a null that is deleted was there")
+	}
+	w.must(single("r", bob, putOp("spotlight", `"track"`)))
+	leave := func(p Caller) { w.must(Command{Kind: CommandLeave, Room: "r", Caller: p, Target: p.Peer}) }
+	leave(ada)
+	if w.s.Publish().Session("r").Entry(DefaultStore, "spotlight") == nil {
+		t.Error("it went with the first of two peers")
+	}
+	leave(bob)
+	if w.s.Publish().Session("r") != nil {
+		t.Fatal("the session outlived its last peer")
+	}
+	w.joined("r")
+	if got := w.s.Publish().Session("r").Counts(); got.Keys != 0 || got.Bytes != 0 {
+		t.Errorf("the next session begins with %+v", got)
+	}
+}
+
+// Test100ms_AKilledAppStaysForTheGraceOfItsRoom: theirs stays a peer for a fixed
+// 60 s. Here that is what their profile says, and a room may say another.
+func Test100ms_AKilledAppStaysForTheGraceOfItsRoom(t *testing.T) {
+	for _, grace := range []int64{60_000, 5_000, 0} {
+		w := newWorld(t)
+		join := joinCommand("r")
+		join.Open.Grace = grace
+		r := w.must(join)
+		w.joined("r") // somebody who stays
+		w.must(Command{Kind: CommandDetach, Room: "r", Target: r.Peer, Caller: Caller{Kind: CallerPeer, Peer: r.Peer, Gen: r.Gen}})
+		there := func() bool { return w.s.Publish().Session("r").Peer(r.Peer) != nil }
+		if grace > 0 {
+			w.now += grace - 1
+			w.due()
+			if !there() {
+				t.Errorf("grace %d: gone before it was over", grace)
+			}
+			w.now++
+			w.due()
+		}
+		if there() {
+			t.Errorf("grace %d: there when it is over", grace)
+		}
+	}
+}
+
+// TestRealtimeKit_UpdateByType: arrays concatenate, plain objects merge shallowly,
+// anything else, also of two types, is replaced. Theirs loses one of two at once
+// (RacingUpdatesLoseNothing); the answer has the value, so nobody reads it back.
+func TestRealtimeKit_UpdateByType(t *testing.T) {
+	for _, test := range []struct{ old, with, want string }{
+		{`[1,{"a":1}]`, `[2,[3]]`, `[1,{"a":1},2,[3]]`},
+		{`{"a":{"x":1},"b":1}`, `{"a":{"y":2},"c":null}`, `{"a":{"y":2},"b":1,"c":null}`},
+		{`[1]`, `{"a":1}`, `{"a":1}`},
+		{`{"a":1}`, `[1]`, `[1]`},
+		{`"text"`, `"other"`, `"other"`},
+		{`1`, `[1]`, `[1]`},
+		{`null`, `{"a":1}`, `{"a":1}`},
+		{`[1]`, `null`, `null`},
+		{``, `{"a":1}`, `{"a":1}`},
+		{``, `0`, `0`},
+	} {
+		w := newWorld(t)
+		ada := w.joined("r")
+		if test.old != "" {
+			w.must(single("r", ada, putOp("k", test.old)))
+		}
+		r := w.must(single("r", ada, Operation{Kind: OpUpdate, Key: "k", Value: []byte(test.with)}))
+		if got := string(r.Ops[0].Value); got != test.want {
+			t.Errorf("%s updated with %s is answered %s, want %s", test.old, test.with, got, test.want)
+		}
+		if got := string(w.s.Publish().Session("r").Entry(DefaultStore, "k").Value); got != test.want {
+			t.Errorf("%s updated with %s is %s, want %s", test.old, test.with, got, test.want)
+		}
+	}
+}
+
+// TestRealtimeKit_FalsyValuesAreValues: their get hides null, 0, false and '', and
+// their delete does nothing for one. Cloudflare's own hand-raise add-on sets null.
+func TestRealtimeKit_FalsyValuesAreValues(t *testing.T) {
+	w := newWorld(t)
+	ada := w.joined("r")
+	for _, value := range []string{`null`, `0`, `false`, `""`, `[]`, `{}`} {
+		_, out := w.do(single("r", ada, putOp("k", value)))
+		if e := out.Frames[0].Frame.Events[0]; e.Type != EventPut || string(e.Entry.Value) != value {
+			t.Errorf("%s: watchers see %+v", value, e)
+		}
+		absent := putOp("k", `1`)
+		absent.If = &If{Absent: true}
+		if r := w.one(single("r", ada, absent)); code(r) != CodeConflict || string(r.Refusal.Details.Value) != value {
+			t.Errorf("%s counts as absent: %+v", value, r.Refusal)
+		}
+		results, out := w.do(single("r", ada, Operation{Kind: OpDelete, Key: "k"}))
+		if !results[0].Ops[0].Existed || len(out.Frames) != 1 || out.Frames[0].Frame.Events[0].Type != EventDelete {
+			t.Errorf("%s: the delete is answered %+v", value, results[0])
+		}
+	}
+}
+
+// TestRealtimeKit_BulkIsOneRevision: bulkSet and bulkDelete are one change here,
+// which nobody sees half of: an event for each changed key, all in one frame.
+func TestRealtimeKit_BulkIsOneRevision(t *testing.T) {
+	w := newWorld(t)
+	ada := w.joined("r")
+	set := []KeyValue{{"a", []byte("1")}, {"b", []byte("2")}, {"c", []byte("3")}}
+	results, out := w.do(single("r", ada, Operation{Kind: OpMerge, Store: "board", Set: set}))
+	if len(out.Frames) != 1 || len(out.Frames[0].Frame.Events) != 3 {
+		t.Fatalf("a bulk of three makes %+v", out.Frames)
+	}
+	for i, e := range out.Frames[0].Frame.Events {
+		if e.Rev != results[0].Rev || e.Key != set[i].Key || e.Store != "board" {
+			t.Errorf("event %d is %s/%s at %d, the change was %d", i, e.Store, e.Key, e.Rev, results[0].Rev)
+		}
+	}
+	_, out = w.do(single("r", ada, Operation{Kind: OpMerge, Store: "board", Delete: []string{"a", "c", "nothing"}}))
+	if events := out.Frames[0].Frame.Events; len(events) != 2 || events[0].Type != EventDelete || events[1].Key != "c" {
+		t.Errorf("a bulk delete makes %d events", len(events))
+	}
+	tooLong := append(set, KeyValue{strings.Repeat("k", MaxKeyBytes+1), []byte("1")})
+	if r := w.one(single("r", ada, Operation{Kind: OpMerge, Store: "board", Set: tooLong})); code(r) != CodeBadRequest {
+		t.Errorf("a bulk with one bad key: %v", r.Refusal)
+	}
+	if got := w.s.Publish().Session("r").Counts().Keys; got != 1 {
+		t.Errorf("a refused bulk left %d keys", got)
+	}
+}
+
+// TestRealtimeKit_StoresLiveAMinuteAfterTheLastPeer, as their profile's linger
+// says; who comes back in time finds everything, who comes later nothing.
+func TestRealtimeKit_StoresLiveAMinuteAfterTheLastPeer(t *testing.T) {
+	w := newWorld(t)
+	join := joinCommand("r")
+	join.Open.Linger = 60_000
+	leave := func(r Result) {
+		w.must(Command{Kind: CommandLeave, Room: "r", Caller: Caller{Kind: CallerPeer, Peer: r.Peer, Gen: r.Gen}, Target: r.Peer})
+	}
+	first := w.must(join)
+	w.must(single("r", Caller{Kind: CallerPeer, Peer: first.Peer, Gen: first.Gen}, Operation{Kind: OpPut, Store: "board", Key: "k", Value: []byte("1")}))
+	leave(first)
+	w.now += 59_999
+	w.due()
+	second := w.must(join)
+	if second.Session != first.Session || w.s.Publish().Session("r").Entry("board", "k") == nil {
+		t.Fatal("what the last participant left is not there a minute later")
+	}
+	w.now += 120_000 // somebody is there: no minute runs
+	w.due()
+	leave(second)
+	w.now += 60_000
+	w.due()
+	if w.s.Publish().Session("r") != nil {
+		t.Fatal("the session outlived its minute")
+	}
+	if third := w.must(join); third.Session == first.Session || w.s.Publish().Session("r").Counts().Keys != 0 {
+		t.Errorf("the next session has %+v", w.s.Publish().Session("r").Counts())
+	}
+}
+
+// TestDaily_RacingMergesAreOrderedAndAnswered: Daily promises no order of racing
+// calls, acknowledges none and has no version. Here both are kept, each is answered
+// with its revision, and watchers see them in that order.
+func TestDaily_RacingMergesAreOrderedAndAnswered(t *testing.T) {
+	w := newWorld(t)
+	ada, bob := w.joined("r"), w.joined("r")
+	merge := func(key, value string) Operation {
+		return Operation{Kind: OpMerge, Store: "daily", Set: []KeyValue{{key, []byte(value)}}}
+	}
+	results, out := w.do(
+		single("r", ada, merge("layout", `"grid"`)), single("r", bob, merge("music", `"on"`)), single("r", bob, merge("layout", `"stage"`)),
+	)
+	var seen []string
+	for _, f := range out.Frames {
+		for _, e := range f.Frame.Events {
+			seen = append(seen, fmt.Sprintf("%s=%s v%d", e.Key, e.Entry.Value, e.Entry.Version))
+		}
+	}
+	if want := []string{`layout="grid" v1`, `music="on" v1`, `layout="stage" v2`}; !slices.Equal(seen, want) {
+		t.Errorf("watchers see %q, want %q", seen, want)
+	}
+	for i := 1; i < len(results); i++ {
+		if results[i].Rev <= results[i-1].Rev {
+			t.Errorf("answered with revisions %d, then %d", results[i-1].Rev, results[i].Rev)
+		}
+	}
+}
