@@ -282,39 +282,9 @@ func Test100ms_AKilledAppStaysForTheGraceOfItsRoom(t *testing.T) {
 	}
 }
 
-// TestRealtimeKit_UpdateByType: arrays concatenate, plain objects merge shallowly,
-// anything else, also of two types, is replaced. Theirs loses one of two at once
-// (RacingUpdatesLoseNothing); the answer has the value, so nobody reads it back.
-func TestRealtimeKit_UpdateByType(t *testing.T) {
-	for _, test := range []struct{ old, with, want string }{
-		{`[1,{"a":1}]`, `[2,[3]]`, `[1,{"a":1},2,[3]]`},
-		{`{"a":{"x":1},"b":1}`, `{"a":{"y":2},"c":null}`, `{"a":{"y":2},"b":1,"c":null}`},
-		{`[1]`, `{"a":1}`, `{"a":1}`},
-		{`{"a":1}`, `[1]`, `[1]`},
-		{`"text"`, `"other"`, `"other"`},
-		{`1`, `[1]`, `[1]`},
-		{`null`, `{"a":1}`, `{"a":1}`},
-		{`[1]`, `null`, `null`},
-		{``, `{"a":1}`, `{"a":1}`},
-		{``, `0`, `0`},
-	} {
-		w := newWorld(t)
-		ada := w.joined("r")
-		if test.old != "" {
-			w.must(single("r", ada, putOp("k", test.old)))
-		}
-		r := w.must(single("r", ada, Operation{Kind: OpUpdate, Key: "k", Value: []byte(test.with)}))
-		if got := string(r.Ops[0].Value); got != test.want {
-			t.Errorf("%s updated with %s is answered %s, want %s", test.old, test.with, got, test.want)
-		}
-		if got := string(w.s.Publish().Session("r").Entry(DefaultStore, "k").Value); got != test.want {
-			t.Errorf("%s updated with %s is %s, want %s", test.old, test.with, got, test.want)
-		}
-	}
-}
-
-// TestRealtimeKit_FalsyValuesAreValues: their get hides null, 0, false and '', and
-// their delete does nothing for one. Cloudflare's own hand-raise add-on sets null.
+// TestRealtimeKit_FalsyValuesAreValues: their get hides null, 0, false and an
+// empty text, and their delete does nothing for one. Cloudflare's own hand-raise add-on
+// sets null.
 func TestRealtimeKit_FalsyValuesAreValues(t *testing.T) {
 	w := newWorld(t)
 	ada := w.joined("r")
