@@ -15,7 +15,7 @@ VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unk
 LDFLAGS   = -X main.version=$(VERSION)
 TESTFLAGS ?=
 
-.PHONY: build test sim bench fuzz cover lint dev clean
+.PHONY: build test sim bench bench-peers fuzz cover lint dev clean
 
 build: ## bin/conclave, a static binary
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/conclave ./cmd/conclave
@@ -31,6 +31,9 @@ sim: ## the simulation with many seeds: make sim SEEDS=5000
 
 bench: ## every benchmark of the packages
 	go test -run '^$$' -bench . -benchmem $(TESTFLAGS) ./...
+
+bench-peers: ## side by side with etcd and NATS, into docs/benchmarks.md
+	cd bench && go run . -page ../docs/benchmarks.md -plot ../docs/benchmarks.svg $(BENCHFLAGS)
 
 fuzz: ## every fuzz target for FUZZTIME each
 	@for pkg in $$(go list ./...); do \

@@ -1,0 +1,161 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"time"
+)
+
+// errUnsupported is what a system answers that has no such operation.
+var errUnsupported = errors.New("the system has no such operation")
+
+// nodes is the size of every cluster.
+const nodes = 3
+
+// system is a way to run a cluster of one product.
+type system struct {
+	name    string
+	version string
+	// start starts three nodes with their data under dir, and returns once the
+	// cluster takes writes.
+	start func(ctx context.Context, dir string) (*running, error)
+}
+
+// running is a cluster that serves.
+type running struct {
+	procs []*process
+	// dial makes client number i, with a connection of its own unless the system's
+	// clients are better off sharing one (see docs/benchmarks.md).
+	dial func(ctx context.Context, i int) (session, error)
+	// leader is the index of the node that leads.
+	leader func(ctx context.Context) (int, error)
+	close  func()
+}
+
+// session is one client. A method that the system does not have answers
+// errUnsupported.
+type session interface {
+	put(ctx context.Context, key string, value []byte) error
+	// get is a linearizable read.
+	get(ctx context.Context, key string) error
+	// cas writes on the condition that the key is as this session last saw it, and
+	// learns how it is now. It reports whether it has won.
+	cas(ctx context.Context, key string, value []byte) (bool, error)
+	// lock takes a lock, waiting for it, and unlocks it.
+	lock(ctx context.Context, key string) (unlock func() error, err error)
+	// watch calls f for each change of the key until ctx ends. It returns once the
+	// watch is in place. gap is called when changes are missing.
+	watch(ctx context.Context, key string, f func(value []byte), gap func()) error
+	close()
+}
+
+// stop ends the nodes and what the clients share.
+func (r *running) stop() {
+	if r.close != nil {
+		r.close()
+	}
+	for _, p := range r.procs {
+		p.stop()
+	}
+}
+
+// process is a node. It can be killed and started again with the same data.
+type process struct {
+	path string
+	args []string
+	log  string
+	cmd  *exec.Cmd
+	done chan struct{}
+}
+
+func (p *process) start() error {
+	log, err := os.OpenFile(p.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	p.cmd = exec.Command(p.path, p.args...)
+	p.cmd.Stdout, p.cmd.Stderr = log, log
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := p.cmd.Start(); err != nil {
+		return err
+	}
+	done := make(chan struct{})
+	p.done = done
+	go func(cmd *exec.Cmd) {
+		defer close(done)
+		_ = cmd.Wait() // however it ended, it has
+	}(p.cmd)
+	return nil
+}
+
+// kill ends the process without a chance to say goodbye.
+func (p *process) kill() {
+	_ = p.cmd.Process.Kill()
+	<-p.done
+}
+
+// stop asks the process to end, and kills it if it does not.
+func (p *process) stop() {
+	if p.cmd == nil {
+		return
+	}
+	_ = p.cmd.Process.Signal(syscall.SIGTERM)
+	select {
+	case <-p.done:
+	case <-time.After(10 * time.Second):
+		p.kill()
+	}
+}
+
+// startAll starts processes, none of them or all.
+func startAll(procs []*process) error {
+	for i, p := range procs {
+		if err := p.start(); err != nil {
+			for _, q := range procs[:i] {
+				q.kill()
+			}
+			return fmt.Errorf("start %s: %w", filepath.Base(p.path), err)
+		}
+	}
+	return nil
+}
+
+// freePorts finds n ports that nobody listens on.
+func freePorts(n int) ([]int, error) {
+	ports := make([]int, n)
+	for i := range ports {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return nil, err
+		}
+		defer l.Close()
+		ports[i] = l.Addr().(*net.TCPAddr).Port
+	}
+	return ports, nil
+}
+
+// eventually repeats try until it succeeds.
+func eventually(ctx context.Context, what string, try func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	for {
+		attempt, done := context.WithTimeout(ctx, 5*time.Second)
+		err := try(attempt)
+		done()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%s: %w", what, err)
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
