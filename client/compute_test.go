@@ -30,6 +30,7 @@ func TestRoom_writes_that_compute_as_the_protocol_says(t *testing.T) {
 			{func() (*Computed, error) {
 				return r.Update(ctx, "a", 1, InStore("s"), IfVersion(3), Fence(7), TTL(time.Second), Bound())
 			}, "update", `{"do":"update","store":"s","key":"a","value":1,"if":{"version":3},"fence":7,"ttl_ms":1000,"bind":true}`},
+			{func() (*Computed, error) { return r.Update(ctx, "a", 1, BoundTo("p7")) }, "update", `{"do":"update","key":"a","value":1,"bind":"p7"}`},
 			{func() (*Computed, error) { return r.Append(ctx, "a", []int{1, 2}) }, "append", `{"do":"append","key":"a","values":[1,2]}`},
 			{func() (*Computed, error) { return r.Append(ctx, "a", []int(nil), Unique()) }, "append", `{"do":"append","key":"a","values":[],"unique":true}`},
 			{func() (*Computed, error) { return r.Remove(ctx, "a", []string{"x"}) }, "remove", `{"do":"remove","key":"a","values":["x"]}`},

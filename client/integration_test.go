@@ -49,6 +49,9 @@ func TestRoom_does_its_work_on_a_real_cluster(t *testing.T) {
 	if err != nil || len(page.Entries) != 1 || page.Entries[0].BoundTo != a.Peer() || page.Entries[0].ExpiresAt == "" {
 		t.Errorf("listed %+v, %v", page, err)
 	}
+	if now, err := a.Time(ctx); err != nil || now.Format("2006-01-02T15:04:05.000Z") < e.At {
+		t.Errorf("the servers' time is %v, %v; an entry is of %s", now, err, e.At)
+	}
 	peers, err := a.Peers(ctx)
 	if err != nil || len(peers) != 2 {
 		t.Errorf("peers %+v, %v", peers, err)

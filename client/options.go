@@ -13,8 +13,8 @@ import (
 type ReadOption interface{ read(*readOptions) }
 
 // WriteOption modifies a write of a Room: InStore, the conditions (If…), Fence,
-// Fences and Under, TTL, Bound, Unique. One that says nothing to a verb (a
-// condition on a whole store, say) is refused by the servers.
+// Fences and Under, TTL, Bound and BoundTo, Unique. One that says nothing to a verb
+// (a condition on a whole store, say) is refused by the servers.
 type WriteOption interface{ write(*wire.Op) error }
 
 // LockOption modifies the taking of a lock: InStore, TTL, Wait, LockData,
@@ -170,6 +170,11 @@ func TTL(d time.Duration) interface {
 // Bound lets the entry go when the peer of this Room leaves.
 func Bound() WriteOption {
 	return writeFunc(func(op *wire.Op) error { op.Bind = json.RawMessage("true"); return nil })
+}
+
+// BoundTo lets the entry go when that peer leaves; it must be in the room.
+func BoundTo(peer string) WriteOption {
+	return writeFunc(func(op *wire.Op) (err error) { op.Bind, err = marshal(peer); return err })
 }
 
 // Wait bounds how long Lock queues; without it, the context does.

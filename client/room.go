@@ -237,3 +237,16 @@ func (r *Room) Ping(ctx context.Context) (rev uint64, err error) {
 	}{"ping"}, &ok)
 	return ok.Rev, err
 }
+
+// Time asks the node what time it is. An app that shows how long something still
+// lasts goes by the servers' clock, like the times of entries, and not by its
+// own, which may be wrong. The answer is as old as its way back.
+func (r *Room) Time(ctx context.Context) (time.Time, error) {
+	var ok struct {
+		Now time.Time `json:"now"`
+	}
+	err := r.query(ctx, "ping", struct {
+		Do string `json:"do"`
+	}{"ping"}, &ok)
+	return ok.Now, err
+}
