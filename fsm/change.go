@@ -16,11 +16,13 @@ type change struct {
 
 	changed  bool // something visible changed: it takes its revision
 	events   []*Event
-	floor    uint64   // the session's LastEventRev before
-	acquired []string // places of the locks that this transaction acquired
-	rejoins  string   // the peer that a repeated join made
-	work     work     // what computing values may still cost this transaction
-	request  string   // under which the answer is remembered: memoryKey, made once
+	floor    uint64            // the session's LastEventRev before
+	acquired []string          // places of the locks that this transaction acquired
+	fences   map[string]uint64 // the next fence of each lock that was granted; nil before the first
+	last     uint64            // the greatest fence given out, 0 if none
+	rejoins  string            // the peer that a repeated join made
+	work     work              // what computing values may still cost this transaction
+	request  string            // under which the answer is remembered: memoryKey, made once
 }
 
 // begin makes c ready for a command or control in a room.
@@ -28,6 +30,7 @@ func (c *change) begin(room string, caller Caller) {
 	c.rev, c.room, c.caller = c.s.rev+1, room, caller
 	c.ended, c.changed, c.rejoins = nil, false, ""
 	c.events, c.acquired = c.events[:0], c.acquired[:0]
+	c.fences, c.last = nil, 0
 	c.ses, _ = c.s.rooms.get(room)
 	if c.ses != nil {
 		c.floor = c.ses.LastEventRev
@@ -92,17 +95,18 @@ func (c *change) rollback(m mark) {
 	} else {
 		rooms.Set(c.room, m.ses)
 	}
-	c.ses, c.changed = m.ses, false
+	c.ses, c.changed, c.fences, c.last = m.ses, false, nil, 0
 	c.events = c.events[:m.events]
 	c.out.Grants, c.out.Deadlines = c.out.Grants[:m.grants], c.out.Deadlines[:m.deadlines]
 }
 
-// commit gives the change its revision, and the room its frame.
+// commit gives the change its revision, and the room its frame. Revisions that it
+// took for fences are skipped: nothing else ever has them.
 func (c *change) commit() {
 	if !c.changed {
 		return
 	}
-	c.s.rev = c.rev
+	c.s.rev = max(c.rev, c.last)
 	if len(c.events) == 0 {
 		return
 	}

@@ -269,7 +269,7 @@ func (f *form) message(m *Message) {
 
 func (f *form) lock(r *LockRequest) {
 	f.duration("ttl_ms", r.TTL)
-	f.is("permits", r.Permits >= 0 && r.Permits <= MaxDuration)
-	f.is("delay_ms", r.Delay == 0) // kept for later versions
+	f.is("permits", r.Permits >= 0 && r.Permits <= MaxDuration && (!r.Shared || r.Permits <= 1))
+	f.duration("delay_ms", r.Delay)
 	f.is("data", len(r.Data) <= MaxLockData)
 }

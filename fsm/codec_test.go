@@ -147,6 +147,19 @@ func goldenState(t tester) *State {
 	http.Idem, http.Hash = "key", []byte{1, 2}
 	http.Acquire.Node, http.Acquire.Incarnation, http.Acquire.Waiter = "n1", 1, "w1"
 	w.must(http)
+	shared := acquireCommand("a", ada, 5000, 0)
+	shared.Acquire.Key, shared.Acquire.Lock.Shared, shared.Acquire.Lock.Delay = "doc", true, 3000
+	w.must(shared)
+	seats := acquireCommand("a", bob, 0, 30_000)
+	seats.Acquire.Key, seats.Acquire.Lock.Permits, seats.Acquire.Lock.Delay = "doc", 3, 4000
+	w.must(seats)
+	lapses := acquireCommand("a", Caller{User: "u", Owner: "lapses"}, 1000, 0)
+	lapses.Acquire.Key, lapses.Acquire.Lock.Delay = "gate", 60_000
+	fence := w.must(lapses).Fence
+	w.now += 1000
+	w.propose(&Proposal{Controls: []Control{
+		{Kind: ControlLeaseEnd, Term: w.term, Room: "a", Store: DefaultStore, Key: "gate", Fence: fence},
+	}})
 	w.must(Command{Kind: CommandDetach, Room: "a", Caller: bob, Target: bob.Peer})
 	no := single("a", ada, putOp("k", "1"))
 	no.Client, no.Request = "c8", 1
@@ -182,6 +195,7 @@ func TestGolden(t *testing.T) {
 	write("entry-v1.cbor", must(EncodeProposal(fullProposal())))
 	write("entry-v1-operations.cbor", must(EncodeProposal(fullProposal()))) // with updates to sends
 	write("snapshot-v1.bin", snapshot.Bytes())
+	write("snapshot-v1-locks.bin", snapshot.Bytes()) // with shared and counting locks, and delays
 	entries, _ := filepath.Glob("testdata/golden/entry-*.cbor")
 	snapshots, _ := filepath.Glob("testdata/golden/snapshot-*.bin")
 	if len(entries) == 0 || len(snapshots) == 0 {

@@ -67,6 +67,7 @@ const (
 	ControlLingerEnd ControlKind = 8  // timer: Seen = rev since which the session is empty
 	ControlIdleEnd   ControlKind = 9  // timer: Seen = rev of the last use
 	ControlNodeGone  ControlKind = 10 // timer: Node, Incarnation, Peers; one per room
+	ControlDelayEnd  ControlKind = 11 // timer: Store, Key; the delay of a lock is over
 )
 
 // Control is a command of the leader's own. It is never forwarded.
@@ -348,8 +349,8 @@ type LockRequest struct {
 	TTL      int64  `cbor:"1,keyasint,omitempty"` // ms; 0: for as long as the peer is attached, and its grace
 	OnDetach bool   `cbor:"2,keyasint,omitempty"` // ends at once on detach
 	Shared   bool   `cbor:"3,keyasint,omitempty"`
-	Permits  int    `cbor:"4,keyasint,omitempty"` // 0: 1
-	Delay    int64  `cbor:"5,keyasint,omitempty"` // ms
+	Permits  int    `cbor:"4,keyasint,omitempty"` // 0: 1; of a shared lock there are as many as it takes
+	Delay    int64  `cbor:"5,keyasint,omitempty"` // ms for which nobody is granted the lock if this lease expires
 	Data     []byte `cbor:"6,keyasint,omitempty"`
 }
 

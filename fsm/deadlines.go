@@ -43,6 +43,9 @@ func (s *Session) deadlines(f func(Deadline)) {
 		for i := range l.Queue {
 			f(waitDeadline(store, key, &l.Queue[i]))
 		}
+		if l.NotBefore != 0 {
+			f(delayDeadline(store, key, l))
+		}
 		return true
 	})
 }
@@ -95,24 +98,30 @@ func (s *Session) nodeUse(gone func(node string, incarnation uint64) bool) (uses
 
 // Lease finds the deadline of a lock's holder (by fence and owner) as it stands
 // in the state; ok is false if it does not hold the lock. A hold without a TTL
-// has neither At nor TTL: it lasts while its peer does. Peer leases likewise by
-// peer id (owner and key zero).
+// has neither At nor TTL: it lasts while its peer does. Without a fence it is the
+// delay of the lock, which is no Lease. Peer leases likewise by peer id (owner and
+// key zero).
 func (v *View) Lease(r LeaseRef) (d Deadline, ok bool) {
 	s := v.Session(r.Room)
 	if s == nil || r.Session != "" && r.Session != s.ID {
 		return Deadline{}, false
 	}
-	if r.Key == "" {
+	l := s.Lock(r.Store, r.Key)
+	switch {
+	case r.Key == "":
 		p := s.Peer(r.Peer)
 		if p == nil || p.TTL == 0 {
 			return Deadline{}, false
 		}
 		d = peerDeadline(p)
-	} else {
-		l := s.Lock(r.Store, r.Key)
-		if !l.Guards(r.Owner, r.Fence) {
+	case r.Fence == 0:
+		if l == nil || l.NotBefore == 0 {
 			return Deadline{}, false
 		}
+		d = delayDeadline(r.Store, r.Key, l)
+	case !l.Guards(r.Owner, r.Fence):
+		return Deadline{}, false
+	default:
 		d = leaseDeadline(r.Store, r.Key, l.Holder(r.Owner))
 	}
 	d.Timer.Room, d.Timer.Session = s.Room, s.ID
@@ -149,6 +158,10 @@ func (s *Session) pending(timer *Control) (Deadline, bool) {
 		l := s.Lock(timer.Store, timer.Key)
 		if at := l.Position(timer.Seen); at > 0 {
 			return waitDeadline(timer.Store, timer.Key, &l.Queue[at-1]), true
+		}
+	case ControlDelayEnd:
+		if l := s.Lock(timer.Store, timer.Key); l != nil && l.NotBefore != 0 {
+			return delayDeadline(timer.Store, timer.Key, l), true
 		}
 	case ControlEntryEnd:
 		if e := s.Entry(timer.Store, timer.Key); e != nil && e.Expires != 0 {

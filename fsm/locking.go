@@ -4,10 +4,20 @@ import (
 	"conclave/lock"
 )
 
-// moment is when the change happens, for the rules of locks: its revision is the
-// fence of whatever it grants.
-func (c *change) moment() lock.Moment {
-	return lock.Moment{Rev: c.rev, Now: c.s.now, Wall: c.wall}
+// moment is when the change happens, for the rules of a lock: its revision is the
+// fence of what it grants first. More grants of that lock by the same change have
+// the revisions after it.
+func (c *change) moment(store, key string) lock.Moment {
+	return lock.Moment{Rev: max(c.rev, c.fences[place(store, key)]), Now: c.s.now, Wall: c.wall}
+}
+
+// fenced notes that a fence was given out.
+func (c *change) fenced(store, key string, fence uint64) {
+	if c.fences == nil {
+		c.fences = make(map[string]uint64, 1)
+	}
+	c.fences[place(store, key)] = fence + 1
+	c.last = max(c.last, fence)
 }
 
 // opAcquire is an acquire within a transaction: it does not wait.
@@ -44,14 +54,14 @@ func (c *change) acquire(store, key string, req *LockRequest, w lock.Waiter, wai
 	case req.TTL == 0 && w.Owner.Peer == "":
 		return lock.Answer{}, badRequest("ttl_ms", "a lock without a TTL lasts as long as its peer: the owner is none")
 	}
-	w.TTL, w.OnDetach, w.Data, w.Shared, w.Permits = req.TTL, req.OnDetach, req.Data, req.Shared, req.Permits
+	w.TTL, w.OnDetach, w.Data, w.Shared, w.Permits, w.Delay = req.TTL, req.OnDetach, req.Data, req.Shared, req.Permits, req.Delay
 	w.Until = c.s.now + wait
 	old := c.ses.Lock(store, key)
 	// A value: nothing has changed until setLock.
-	l, a := old.Acquire(w, wait > 0, c.moment())
+	l, a := old.Acquire(w, wait > 0, c.moment(store, key))
 	switch a.Outcome {
 	case lock.Refused:
-		return a, locked(store, key, l)
+		return a, c.lockedFor(store, key, l, w.Owner)
 	case lock.Granted, lock.Queued:
 		if n := c.ses.locks.len() + 1; old == nil && n > c.ses.Limits.Locks {
 			return a, overLimit("locks", c.ses.Limits.Locks, n)
@@ -59,10 +69,16 @@ func (c *change) acquire(store, key string, req *LockRequest, w lock.Waiter, wai
 		if n := l.Waiting(); a.Outcome == lock.Queued && n > c.ses.Limits.LockWaiters {
 			return a, overLimit("lock_waiters", c.ses.Limits.LockWaiters, n)
 		}
+		// Of those who share a lock there are as many as may wait for it: a line that
+		// moves up all at once never makes more than twice that.
+		if n := len(l.Holders); a.Outcome == lock.Granted && n > 1 && n > c.ses.Limits.LockWaiters {
+			return a, overLimit("lock_holders", c.ses.Limits.LockWaiters, n)
+		}
 	}
 	c.setLock(store, key, l)
 	switch a.Outcome {
 	case lock.Granted:
+		c.fenced(store, key, a.Fence)
 		c.tie(w.Owner, store, key)
 		c.emit(&Event{Type: EventLock, State: "acquired", Store: store, Key: key, Owner: w.Owner, Fence: a.Fence, Waiting: l.Waiting()})
 		c.leaseDeadline(store, key, l.Holder(w.Owner))
@@ -76,31 +92,54 @@ func (c *change) acquire(store, key string, req *LockRequest, w lock.Waiter, wai
 	return a, nil
 }
 
-// opRelease gives a lock back, or with Break takes it from whoever holds it.
+// opRelease gives a lock back, or with Break takes it from whoever holds it, and
+// ends its delay.
 func (c *change) opRelease(op *Operation) *Refusal {
 	l := c.ses.Lock(op.Store, op.Key)
 	ends, state := lock.Of(c.caller.LockOwner(), op.Fence), "released"
 	if op.Break {
 		ends, state = func(h *lock.Holder) bool { return op.Fence == 0 || h.Fence == op.Fence }, "broken"
 	}
-	if !c.endHolds(op.Store, op.Key, ends, state) {
-		no := &Refusal{
-			Code: CodeNotHolder, Message: "the lock is not held so", Details: Details{Store: op.Store, Key: op.Key},
+	ended := c.endHolds(op.Store, op.Key, ends, state, false)
+	if op.Break && op.Fence == 0 && c.lift(op.Store, op.Key) {
+		ended = true
+	}
+	if !ended {
+		return &Refusal{
+			Code: CodeNotHolder, Message: "the lock is not held so",
+			Details: Details{Store: op.Store, Key: op.Key, Fence: c.current(l)},
 		}
-		if l.Held() {
-			no.Details.Fence = l.Holders[0].Fence
-		}
-		return no
 	}
 	return nil
 }
 
-// endHolds ends grants of a lock and lets the line move up. It returns false,
-// and changes nothing, if ends is true for none.
-func (c *change) endHolds(store, key string, ends func(*lock.Holder) bool, state string) bool {
-	l, ended := c.ses.Lock(store, key).End(ends)
+// lift ends a lock's delay before its time, and reports whether there was one.
+func (c *change) lift(store, key string) bool {
+	l := c.ses.Lock(store, key)
+	if !l.Delayed(c.s.now) {
+		return false
+	}
+	c.changed = true
+	c.moveUp(store, key, l.Lift(), func(int) {})
+	return true
+}
+
+// endHolds ends grants of a lock and lets the line move up: at once, or, if they
+// lapsed without anybody's doing, after the delay that they asked for. It returns
+// false, and changes nothing, if ends is true for none.
+func (c *change) endHolds(store, key string, ends func(*lock.Holder) bool, state string, lapsed bool) bool {
+	l := c.ses.Lock(store, key)
+	var ended []lock.Holder
+	if lapsed {
+		l, ended = l.Expire(ends, c.moment(store, key))
+	} else {
+		l, ended = l.End(ends)
+	}
 	if len(ended) == 0 {
 		return false
+	}
+	if l.Delayed(c.s.now) {
+		c.deadline(delayDeadline(store, key, l))
 	}
 	c.moveUp(store, key, l, func(waiting int) {
 		for _, h := range ended {
@@ -127,8 +166,9 @@ func (c *change) endWaits(store, key string, ends func(*lock.Waiter) bool, reaso
 // next in line. told emits what led to this; it is called with the lock stored,
 // before the grants are told.
 func (c *change) moveUp(store, key string, l *lock.Lock, told func(waiting int)) {
-	next, grants, skipped := l.HandOver(c.live, c.moment())
+	next, grants, skipped := l.HandOver(c.live, c.moment(store, key))
 	c.setLock(store, key, next)
+	c.changed = c.changed || len(skipped) > 0
 	told(next.Waiting())
 	c.dropped(store, key, skipped, "gone")
 	for i := range grants {
@@ -137,6 +177,7 @@ func (c *change) moveUp(store, key string, l *lock.Lock, told func(waiting int))
 		if i == 0 || grants[i-1].Waiter.Owner != w.Owner {
 			c.emit(&Event{Type: EventLock, State: "acquired", Store: store, Key: key, Owner: w.Owner, Fence: grants[i].Fence, Waiting: next.Waiting()})
 			c.leaseDeadline(store, key, next.Holder(w.Owner))
+			c.fenced(store, key, grants[i].Fence)
 		}
 		c.waitOver(store, key, w, Result{
 			Rev: c.rev, Session: c.ses.ID, Fence: grants[i].Fence, Waiter: w.ID, Changed: true,
@@ -180,8 +221,10 @@ func (c *change) waitOver(store, key string, w *lock.Waiter, r Result) {
 }
 
 // endTies ends what ties a peer to locks: all of it when it leaves, what was
-// asked to end on detach when its socket goes.
+// asked to end on detach when its socket goes. A peer that nobody saw leave may
+// not know, so its locks have their delay.
 func (c *change) endTies(peer, reason string, onDetach bool) {
+	lapsed := reason == "detached" || reason == "grace" || reason == "expired"
 	var tied []string
 	prefix := place(peer, "")
 	c.ses.ties.scan(prefix, "", func(key string, _ struct{}) bool {
@@ -193,11 +236,11 @@ func (c *change) endTies(peer, reason string, onDetach bool) {
 		store, key := splitPlace(at)
 		// Waits first, or the peer would get the lock that it lets go.
 		c.endWaits(store, key, func(w *lock.Waiter) bool { return w.Owner == owner && (w.OnDetach || !onDetach) }, reason)
-		c.endHolds(store, key, func(h *lock.Holder) bool { return h.Owner == owner && (h.OnDetach || !onDetach) }, "released")
+		c.endHolds(store, key, func(h *lock.Holder) bool { return h.Owner == owner && (h.OnDetach || !onDetach) }, "released", lapsed)
 	}
 }
 
-// setLock stores a lock; nil when nobody holds or wants it.
+// setLock stores a lock; nil when there is none.
 func (c *change) setLock(store, key string, l *lock.Lock) {
 	locks := c.write().locks.write(c.s.gen)
 	if l == nil {
@@ -302,14 +345,41 @@ func (c *change) granted(cmd *Command, owner lock.Owner) uint64 {
 	return 0
 }
 
-// locked tells who has the lock. The time left is added outside: renewals are not
-// in the state.
+// locked tells who has the lock: of several the first. The time left is added
+// outside: renewals are not in the state.
 func locked(store, key string, l *lock.Lock) *Refusal {
 	no := &Refusal{Code: CodeLocked, Message: "the key is locked", Details: Details{Store: store, Key: key}}
 	if l.Held() {
 		no.Details.Owner, no.Details.Fence = l.Holders[0].Owner.String(), l.Holders[0].Fence
 	}
 	return no
+}
+
+// lockedFor refuses an acquire. To who holds the lock in another mode, and would
+// wait for itself, it tells its own grant.
+func (c *change) lockedFor(store, key string, l *lock.Lock, o lock.Owner) *Refusal {
+	no := locked(store, key, l)
+	switch h := l.Holder(o); {
+	case h != nil:
+		no.Message, no.Details.Reason = "the caller holds the lock in a mode that does not cover this one", "mode"
+		no.Details.Owner, no.Details.Fence = h.Owner.String(), h.Fence
+	case l.Delayed(c.s.now):
+		no.Message, no.Details.Reason = "a lease on the lock has expired, and its delay is not over", "delay"
+	}
+	return no
+}
+
+// current is the fence to tell a caller who named another: that of its own grant,
+// else of the newest; 0 when nobody holds the lock.
+func (c *change) current(l *lock.Lock) uint64 {
+	h := l.Holder(c.caller.LockOwner())
+	if h == nil {
+		h = l.Newest()
+	}
+	if h == nil {
+		return 0
+	}
+	return h.Fence
 }
 
 // staleFence tells the current fence, which is no secret; 0 when nobody holds it.

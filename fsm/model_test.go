@@ -15,14 +15,16 @@ import (
 )
 
 // model is the state machine written without thought of cost, copying or
-// encoding: maps of one room's entries, locks and peers. Locks have no TTL but
-// those of "job", a caller without a socket.
+// encoding: maps of one room's entries, locks and peers. Its locks are in
+// model_lock_test.go.
 type model struct {
 	rev     uint64
 	now     int64
 	session string // "" when none is live
 	entries map[string]modelEntry
 	locks   map[string]*modelLock
+	fences  map[string]uint64 // the last fence of each key, for ever
+	top     uint64            // the greatest of them
 	peers   map[string]*modelPeer
 }
 
@@ -31,17 +33,6 @@ type modelEntry struct {
 	version, rev uint64
 	bound        string
 	expires      int64
-}
-
-type modelLock struct {
-	owner string
-	fence uint64
-	queue []modelWait
-}
-
-type modelWait struct {
-	owner string
-	until int64
 }
 
 type modelPeer struct {
@@ -61,66 +52,20 @@ func (m *model) start(session string) {
 	m.entries, m.locks, m.peers = map[string]modelEntry{}, map[string]*modelLock{}, map[string]*modelPeer{}
 }
 
-func (m *model) free(key string, rev uint64) {
-	l := m.locks[key]
-	l.owner, l.fence = "", 0
-	if len(l.queue) == 0 {
-		delete(m.locks, key)
-		return
-	}
-	l.owner, l.fence = l.queue[0].owner, rev
-	l.queue = slices.DeleteFunc(l.queue, func(w modelWait) bool { return w.owner == l.owner })
-}
-
-func (m *model) leave(peer string, rev uint64) {
+// leave takes a peer out; lapsed if nobody saw it go.
+func (m *model) leave(peer string, rev uint64, lapsed bool) {
 	for _, key := range slices.Collect(maps.Keys(m.entries)) {
 		if m.entries[key].bound == peer {
 			delete(m.entries, key)
 		}
 	}
-	for _, key := range slices.Collect(maps.Keys(m.locks)) {
-		l := m.locks[key]
-		l.queue = slices.DeleteFunc(l.queue, func(w modelWait) bool { return w.owner == peer })
-		if l.owner == peer {
-			m.free(key, rev)
-		}
+	if len(m.peers) > 1 { // else all of it ends now
+		m.untie(peer, rev, lapsed, false)
 	}
 	delete(m.peers, peer)
 	if len(m.peers) == 0 {
 		m.session = ""
 	}
-}
-
-// guard is the code with which a write to a key is refused for its lock.
-func (m *model) guard(key, who string, fence uint64) Code {
-	l := m.locks[key]
-	switch {
-	case l == nil && fence == 0:
-		return ""
-	case l == nil:
-		return CodeStaleFence
-	case fence == 0:
-		return CodeLocked
-	case l.owner != who || l.fence != fence:
-		return CodeStaleFence
-	}
-	return ""
-}
-
-// acquire is the code of an acquire, and whether it queued.
-func (m *model) acquire(key, who string, wait int64, rev uint64) (code Code, queued, changed bool) {
-	l := m.locks[key]
-	switch {
-	case l == nil:
-		m.locks[key] = &modelLock{owner: who, fence: rev}
-		return "", false, true
-	case l.owner == who:
-		return "", false, false
-	case wait == 0:
-		return CodeLocked, false, false
-	}
-	l.queue = append(l.queue, modelWait{who, m.now + wait})
-	return "", true, true
 }
 
 // checked is the machine beside its model.
@@ -156,11 +101,13 @@ func (c *checked) run(cmd Command, want Code, changed bool) Result {
 	if r.Changed != changed {
 		c.t.Fatalf("%+v: changed is %v, want %v", cmd, r.Changed, changed)
 	}
+	rev := c.m.rev
 	if changed {
-		c.m.rev++
+		rev++
+		c.m.rev = max(rev, c.m.top)
 	}
-	if r.Rev != c.m.rev {
-		c.t.Fatalf("%+v: rev %d, want %d", cmd, r.Rev, c.m.rev)
+	if r.Rev != rev {
+		c.t.Fatalf("%+v: rev %d, want %d", cmd, r.Rev, rev)
 	}
 	return r
 }
@@ -210,7 +157,7 @@ func TestState_Model(t *testing.T) {
 // modelHistory is one random history; it returns its length.
 func modelHistory(t *rapid.T) (steps int) {
 	c := &checked{
-		world: newWorld(t), m: &model{now: 1000}, callers: map[string]Caller{}, known: map[string]int64{}, mirror: map[string]string{},
+		world: newWorld(t), m: &model{now: 1000, fences: map[string]uint64{}}, callers: map[string]Caller{}, known: map[string]int64{}, mirror: map[string]string{},
 	}
 	actions := map[string]func(*rapid.T){
 		"join": func(*rapid.T) { c.join() }, "write": c.write, "write again": c.write, "write on": c.write, "txn": c.txn,
@@ -255,13 +202,31 @@ func (c *checked) who(t *rapid.T) (who string, refusal Code) {
 	return who, ""
 }
 
-// fence draws none, the present one of a key, or an older one.
+// fence draws none, a present one of a key, an older one, or the one to come.
 func (c *checked) fence(t *rapid.T, key string) uint64 {
 	l := c.m.locks[key]
-	if l == nil {
-		return uint64(rapid.SampledFrom([]int{0, 0, 0, 1}).Draw(t, "fence"))
+	if !l.held() {
+		return rapid.SampledFrom([]uint64{0, 0, 0, 0, 1, c.m.rev + 1}).Draw(t, "fence")
 	}
-	return rapid.SampledFrom([]uint64{0, l.fence, l.fence, l.fence - 1}).Draw(t, "fence")
+	fence := rapid.SampledFrom(l.holders).Draw(t, "holder").fence
+	return rapid.SampledFrom([]uint64{0, fence, fence, fence - 1}).Draw(t, "fence")
+}
+
+// lockRequest draws what to ask of a lock: mostly to have it alone.
+func lockRequest(t *rapid.T, who string) *LockRequest {
+	req := &LockRequest{TTL: 4000, Delay: int64(rapid.SampledFrom([]int{0, 0, 3000}).Draw(t, "delay"))}
+	switch rapid.IntRange(0, 4).Draw(t, "mode") {
+	case 0, 1:
+		req.Shared = true
+	case 2:
+		req.Permits = rapid.IntRange(1, 3).Draw(t, "permits")
+	}
+	req.OnDetach = who != job && rapid.IntRange(0, 3).Draw(t, "on detach") == 0
+	return req
+}
+
+func (r *LockRequest) asks(who string) modelWait {
+	return modelWait{owner: who, shared: r.Shared, permits: max(r.Permits, 1), delay: r.Delay, onDetach: r.OnDetach}
 }
 
 func (c *checked) acquire(t *rapid.T) {
@@ -269,18 +234,18 @@ func (c *checked) acquire(t *rapid.T) {
 	key := rapid.SampledFrom(modelKeys).Draw(t, "key")
 	wait := int64(rapid.SampledFrom([]int{0, 8000, 8000}).Draw(t, "wait"))
 	cmd := Command{Kind: CommandAcquire, Room: modelRoom, Caller: c.caller(who), Acquire: &Acquire{
-		Store: DefaultStore, Key: key, Wait: wait, Lock: LockRequest{TTL: 4000},
+		Store: DefaultStore, Key: key, Wait: wait, Lock: *lockRequest(t, who),
 	}}
 	queued, changed := false, false
 	if want == "" {
-		want, queued, changed = c.m.acquire(key, who, wait, c.m.rev+1)
+		want, queued, changed = c.m.acquire(key, cmd.Acquire.Lock.asks(who), wait, c.m.rev+1)
 	}
 	r := c.run(cmd, want, changed)
 	if want == "" && queued != (r.Waiting == len(c.locked(key).queue) && r.Waiting > 0) {
 		t.Fatalf("position %d, model %+v", r.Waiting, c.locked(key))
 	}
-	if want == "" && !queued && r.Fence != c.locked(key).fence {
-		t.Fatalf("fence %d, want %d", r.Fence, c.locked(key).fence)
+	if h := c.locked(key).hold(who); want == "" && !queued && (h == nil || r.Fence != h.fence) {
+		t.Fatalf("fence %d, want %+v", r.Fence, h)
 	}
 }
 
@@ -295,13 +260,11 @@ func (c *checked) release(t *rapid.T) {
 	who, want := c.who(t)
 	key := rapid.SampledFrom(modelKeys).Draw(t, "key")
 	fence := c.fence(t, key)
-	if want == "" && (c.m.guard(key, who, fence) != "" || c.m.locks[key] == nil) {
-		want = CodeNotHolder
-	}
-	c.run(single(modelRoom, c.caller(who), Operation{Kind: OpRelease, Key: key, Fence: fence}), want, want == "")
+	broken := rapid.IntRange(0, 4).Draw(t, "break") == 0
 	if want == "" {
-		c.m.free(key, c.m.rev)
+		want, _ = c.m.release(key, who, fence, broken, c.m.rev+1)
 	}
+	c.run(single(modelRoom, c.caller(who), Operation{Kind: OpRelease, Key: key, Fence: fence, Break: broken}), want, want == "")
 }
 
 func (c *checked) leave(t *rapid.T) {
@@ -309,10 +272,10 @@ func (c *checked) leave(t *rapid.T) {
 	if who == job {
 		return
 	}
-	c.run(Command{Kind: CommandLeave, Room: modelRoom, Caller: c.caller(who), Target: who}, want, want == "")
 	if want == "" {
-		c.m.leave(who, c.m.rev)
+		c.m.leave(who, c.m.rev+1, false)
 	}
+	c.run(Command{Kind: CommandLeave, Room: modelRoom, Caller: c.caller(who), Target: who}, want, want == "")
 }
 
 func (c *checked) detach(t *rapid.T) {
@@ -322,16 +285,20 @@ func (c *checked) detach(t *rapid.T) {
 	}
 	p := c.m.peers[who]
 	breaks := want == "" && p.attached
-	c.run(Command{Kind: CommandDetach, Room: modelRoom, Caller: c.caller(who), Target: who}, "", breaks)
 	if breaks {
-		p.attached, p.gen, p.deadline = false, c.m.rev, c.m.now+modelGrace
+		p.attached, p.gen, p.deadline = false, c.m.rev+1, c.m.now+modelGrace
+		c.m.untie(who, c.m.rev+1, true, true)
 	}
+	c.run(Command{Kind: CommandDetach, Room: modelRoom, Caller: c.caller(who), Target: who}, "", breaks)
 }
 
 func (c *checked) attach(t *rapid.T) {
 	who, _ := c.who(t)
 	if who == job {
 		return
+	}
+	if c.m.peers[who].attached { // its older connection is as good as broken
+		c.m.untie(who, c.m.rev+1, true, true)
 	}
 	r := c.run(Command{
 		Kind: CommandAttach, Room: modelRoom, Attach: &Attach{Peer: who, Key: "secret", Node: "n1", Incarnation: 1},
@@ -371,10 +338,13 @@ func (c *checked) ends(ctl Control) {
 		}
 		delete(m.entries, ctl.Key)
 	case ControlLeaseEnd:
-		if l := m.locks[ctl.Key]; l == nil || l.fence != ctl.Fence {
+		if !m.free(ctl.Key, rev, true, func(h *modelHold) bool { return h.fence == ctl.Fence }) {
 			return
 		}
-		m.free(ctl.Key, rev)
+	case ControlDelayEnd:
+		if l := m.locks[ctl.Key]; l == nil || l.notBefore == 0 || l.notBefore > m.now || !m.settle(ctl.Key, rev) {
+			return
+		}
 	case ControlWaitEnd:
 		l := m.locks[ctl.Key]
 		if l == nil {
@@ -386,13 +356,14 @@ func (c *checked) ends(ctl Control) {
 			return
 		}
 		l.queue = slices.Delete(l.queue, at, at+1)
+		m.settle(ctl.Key, rev)
 	case ControlPeerEnd:
 		if p := m.peers[ctl.Peer]; p == nil || p.gen != ctl.Seen {
 			return
 		}
-		m.leave(ctl.Peer, rev)
+		m.leave(ctl.Peer, rev, true)
 	}
-	m.rev = rev
+	m.rev = max(rev, m.top)
 }
 
 // compare holds the state against the model.
@@ -423,12 +394,12 @@ func (c *checked) compare() {
 	}
 	locks := map[string]*modelLock{}
 	s.Locks(func(_, key string, l *lock.Lock) bool {
-		got := &modelLock{}
+		got := &modelLock{shared: l.Shared, permits: l.Permits, notBefore: l.NotBefore}
 		for _, h := range l.Holders {
-			got.owner, got.fence = h.Owner.String(), h.Fence
+			got.holders = append(got.holders, modelHold{h.Owner.String(), h.Fence, h.Delay, h.OnDetach})
 		}
 		for _, w := range l.Queue {
-			got.queue = append(got.queue, modelWait{w.Owner.String(), w.Until})
+			got.queue = append(got.queue, modelWait{w.Owner.String(), w.Until, w.Shared, w.Permits, w.Delay, w.OnDetach})
 		}
 		locks[key] = got
 		return true
@@ -436,6 +407,9 @@ func (c *checked) compare() {
 	for _, l := range c.m.locks {
 		if len(l.queue) == 0 {
 			l.queue = nil
+		}
+		if len(l.holders) == 0 {
+			l.holders = nil
 		}
 	}
 	c.equal("locks", locks, c.m.locks)
@@ -463,7 +437,7 @@ func (c *checked) equal(what string, got, want any) {
 	if reflect.DeepEqual(want, got) { // most often, and much faster
 		return
 	}
-	if d := cmp.Diff(want, got, cmp.AllowUnexported(modelEntry{}, modelLock{}, modelWait{}, modelPeer{})); d != "" {
+	if d := cmp.Diff(want, got, cmp.AllowUnexported(modelEntry{}, modelLock{}, modelHold{}, modelWait{}, modelPeer{})); d != "" {
 		c.t.Fatalf("%s (-want +got):\n%s", what, d)
 	}
 }

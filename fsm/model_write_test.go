@@ -12,7 +12,7 @@ import (
 // modelLimits are so small that histories run into them.
 var modelLimits = func() Limits {
 	l := standardLimits
-	l.ValueBytes, l.KeysPerStore, l.SessionBytes, l.MessageBytes = 60, 4, 110, 12
+	l.ValueBytes, l.KeysPerStore, l.SessionBytes, l.MessageBytes, l.LockWaiters = 60, 4, 110, 12, 3
 	return l
 }()
 
@@ -20,10 +20,9 @@ var modelKeys = []string{"a", "b", "c", "p/x", "p/y"}
 
 func (m *model) clone() *model {
 	c := *m
-	c.entries, c.locks = maps.Clone(m.entries), maps.Clone(m.locks)
+	c.entries, c.locks, c.fences = maps.Clone(m.entries), maps.Clone(m.locks), maps.Clone(m.fences)
 	for key, l := range c.locks {
-		held := *l
-		c.locks[key] = &held
+		c.locks[key] = l.clone()
 	}
 	return &c
 }
@@ -78,10 +77,8 @@ func (m *model) set(op *Operation, key, value string, keep bool, rev uint64) {
 func (m *model) operation(op *Operation, who string, rev uint64, acquired map[string]bool) (no Code, changed bool) {
 	e, exists := m.entries[op.Key]
 	admitted := func() Code {
-		if op.Fence != 0 || !acquired[op.Key] {
-			if no := m.guard(op.Key, who, op.Fence); no != "" {
-				return no
-			}
+		if no := m.guard(op.Key, who, op.Fence, acquired[op.Key]); no != "" {
+			return no
 		}
 		if op.If != nil && (op.If.Absent && exists || op.If.Rev != nil && *op.If.Rev != e.rev || op.If.Value != nil &&
 			(!exists || !naiveEqual(decodeNaive(string(op.If.Value)), decodeNaive(e.value)))) {
@@ -129,8 +126,10 @@ func (m *model) operation(op *Operation, who string, rev uint64, acquired map[st
 		}
 		return "", true
 	case OpAcquire:
-		no, _, changed = m.acquire(op.Key, who, 0, rev)
-		acquired[op.Key] = no == ""
+		no, _, changed = m.acquire(op.Key, op.Lock.asks(who), 0, rev)
+		acquired[op.Key] = true
+	case OpRelease:
+		no, changed = m.release(op.Key, who, op.Fence, op.Break, rev)
 	}
 	return no, changed
 }
@@ -156,13 +155,13 @@ func (m *model) several(op *Operation, who string, rev uint64, acquired map[stri
 	fences := map[string]uint64{}
 	for _, f := range op.Fences {
 		fences[f.Key] = f.Fence
-		if no := m.guard(f.Key, who, f.Fence); no != "" {
+		if no := m.guard(f.Key, who, f.Fence, false); no != "" {
 			return no, false
 		}
 	}
 	for _, key := range slices.Sorted(maps.Keys(by)) {
-		if fences[key] == 0 && !acquired[key] {
-			if no := m.guard(key, who, 0); no != "" {
+		if fences[key] == 0 {
+			if no := m.guard(key, who, 0, acquired[key]); no != "" {
 				return no, false
 			}
 		}
@@ -238,7 +237,7 @@ func (c *checked) answered(op Operation, got OpResult) {
 func (c *checked) operation(t *rapid.T, who string) Operation {
 	key := rapid.SampledFrom(modelKeys).Draw(t, "key")
 	op := Operation{Store: DefaultStore, Key: key, Fence: c.fence(t, key), Kind: rapid.SampledFrom([]OpKind{
-		OpPut, OpPut, OpDelete, OpUpdate, OpUpdate, OpAppend, OpRemove, OpAdd, OpPatch, OpPatch, OpMerge, OpReplace, OpDeletePrefix, OpSend, OpAcquire,
+		OpPut, OpPut, OpDelete, OpUpdate, OpUpdate, OpAppend, OpRemove, OpAdd, OpPatch, OpPatch, OpMerge, OpReplace, OpDeletePrefix, OpSend, OpAcquire, OpRelease,
 	}).Draw(t, "kind")}
 	switch op.Kind {
 	case OpPut, OpUpdate:
@@ -258,7 +257,10 @@ func (c *checked) operation(t *rapid.T, who string) Operation {
 	case OpSend:
 		return Operation{Kind: OpSend, Message: &Message{Topic: "chat", Data: []byte(drawJSON(t, 1))}}
 	case OpAcquire:
-		return Operation{Kind: OpAcquire, Store: DefaultStore, Key: key, Lock: &LockRequest{TTL: 4000}}
+		return Operation{Kind: OpAcquire, Store: DefaultStore, Key: key, Lock: lockRequest(t, who)}
+	case OpRelease:
+		op.Break = rapid.IntRange(0, 4).Draw(t, "break") == 0
+		return op
 	}
 	e := c.m.entries[key]
 	switch rapid.IntRange(0, 9).Draw(t, "if") {

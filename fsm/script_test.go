@@ -167,7 +167,7 @@ func (x *scripted) command(a args, operations string) Command {
 			cmd.Open.Limits.Peers = int(a.number("peers"))
 		}
 	}
-	req := LockRequest{TTL: a.ms("ttl"), OnDetach: a.named["on"] == "detach", Shared: a.named["mode"] == "shared"}
+	req := lockRequestOf(a)
 	switch verb := a.words[0]; verb {
 	case "open":
 		cmd.Kind = CommandOpen
@@ -263,7 +263,8 @@ func (x *scripted) operation(a args) Operation {
 	case "get":
 		op.Kind = OpGet
 	case "acquire":
-		op.Kind, op.Lock, op.TTL = OpAcquire, &LockRequest{TTL: op.TTL}, 0
+		req := lockRequestOf(a)
+		op.Kind, op.Lock, op.TTL = OpAcquire, &req, 0
 	case "release":
 		op.Kind = OpRelease
 	case "break":
@@ -272,6 +273,13 @@ func (x *scripted) operation(a args) Operation {
 		x.t.Fatalf("what is %q?", a.words[0])
 	}
 	return op
+}
+
+func lockRequestOf(a args) LockRequest {
+	return LockRequest{
+		TTL: a.ms("ttl"), OnDetach: a.named["on"] == "detach", Shared: a.named["mode"] == "shared",
+		Permits: int(a.number("permits")), Delay: a.ms("delay"),
+	}
 }
 
 // condition parses key@rev, key!absent, key#fence.
@@ -301,7 +309,7 @@ func (x *scripted) condition(word string) Condition {
 func (x *scripted) timer(a args) {
 	kinds := map[string]ControlKind{
 		"lease": ControlLeaseEnd, "wait": ControlWaitEnd, "entry": ControlEntryEnd, "peer": ControlPeerEnd,
-		"linger": ControlLingerEnd, "idle": ControlIdleEnd,
+		"linger": ControlLingerEnd, "idle": ControlIdleEnd, "delay": ControlDelayEnd,
 	}
 	ctl := Control{
 		Kind: kinds[a.words[1]], Room: a.words[2], Term: cmp.Or(a.number("term"), x.term), Seen: a.number("seen"),
@@ -341,7 +349,7 @@ func (x *scripted) show(results []Result, out *Outcome) {
 	for _, d := range out.Deadlines {
 		names := map[ControlKind]string{
 			ControlLeaseEnd: "lease", ControlWaitEnd: "wait", ControlEntryEnd: "entry", ControlPeerEnd: "peer",
-			ControlLingerEnd: "linger", ControlIdleEnd: "idle",
+			ControlLingerEnd: "linger", ControlIdleEnd: "idle", ControlDelayEnd: "delay",
 		}
 		fmt.Fprintf(&x.out, "  due at %d: %s %s%s seen=%d fence=%d\n", d.At, names[d.Timer.Kind], d.Timer.Key, d.Timer.Peer, d.Timer.Seen, d.Timer.Fence)
 	}

@@ -66,6 +66,8 @@ func (c *change) timer(ctl *Control) {
 		c.idleEnd(ctl)
 	case ControlNodeGone:
 		c.nodeGone(ctl)
+	case ControlDelayEnd:
+		c.delayEnd(ctl)
 	}
 }
 
@@ -80,8 +82,24 @@ func (c *change) leaseEnd(ctl *Control) {
 			}
 		}
 	}
-	if c.endHolds(ctl.Store, ctl.Key, func(h *lock.Holder) bool { return ends(h) && h.Expires <= c.s.now }, "expired") {
+	if c.endHolds(ctl.Store, ctl.Key, func(h *lock.Holder) bool { return ends(h) && h.Expires <= c.s.now }, "expired", true) {
 		c.used()
+	}
+}
+
+// delayEnd lets a line move up that a delay held back, or forgets a lock that
+// nobody has wanted meanwhile.
+func (c *change) delayEnd(ctl *Control) {
+	l := c.ses.Lock(ctl.Store, ctl.Key)
+	switch {
+	case l == nil || l.NotBefore == 0:
+	case l.Delayed(c.s.now):
+		c.deadline(delayDeadline(ctl.Store, ctl.Key, l))
+	default:
+		c.moveUp(ctl.Store, ctl.Key, l, func(int) {})
+		if c.changed {
+			c.used()
+		}
 	}
 }
 
@@ -112,20 +130,15 @@ func (c *change) peerEnd(ctl *Control) {
 	}
 }
 
-// idleEnd ends a session that was opened and never used. A held lock is a use;
-// so the timer comes again.
+// idleEnd ends a session that was opened and never used. A lock that somebody
+// holds, wants, or left in its delay is a use; so the timer comes again.
 func (c *change) idleEnd(ctl *Control) {
 	s := c.ses
 	if s.joined || s.Idle == 0 {
 		return
 	}
-	held := false
-	s.Locks(func(_, _ string, l *lock.Lock) bool {
-		held = l.Held()
-		return !held
-	})
 	switch {
-	case held:
+	case s.locks.len() > 0:
 		d := idleDeadline(s)
 		d.At = c.s.now + s.Idle
 		c.deadline(d)
@@ -185,6 +198,10 @@ func idleDeadline(s *Session) Deadline {
 
 func waitDeadline(store, key string, w *lock.Waiter) Deadline {
 	return Deadline{At: w.Until, Timer: Control{Kind: ControlWaitEnd, Store: store, Key: key, Seen: w.ID}}
+}
+
+func delayDeadline(store, key string, l *lock.Lock) Deadline {
+	return Deadline{At: l.NotBefore, Timer: Control{Kind: ControlDelayEnd, Store: store, Key: key}}
 }
 
 func leaseDeadline(store, key string, h *lock.Holder) Deadline {

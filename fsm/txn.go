@@ -231,25 +231,26 @@ func (c *change) admitted(op *Operation, old *Entry) *Refusal {
 	return nil
 }
 
-// guard enforces the lock on a key: while it is held, only its owner writes, and
-// only by naming the fence of the grant. What the same transaction acquired
-// before needs none: no other grant can have come between.
+// guard enforces the lock on a key: while it is held, only who holds it writes, and
+// only by naming the fence of its own grant; so of a lock that several hold, each
+// may write, in the name of its own. What the same transaction acquired before
+// needs none: no other grant can have come between. A lock in its delay is held by
+// nobody, so a write needs no fence, and a late one with a fence is refused.
 func (c *change) guard(store, key string, fence uint64) *Refusal {
 	if c.ses.locks.len() == 0 && fence == 0 {
 		return nil
 	}
-	l := c.ses.Lock(store, key)
+	l, owner := c.ses.Lock(store, key), c.caller.LockOwner()
 	switch {
 	case !l.Held() && fence == 0:
 		return nil
-	case !l.Held():
-		return staleFence(store, key, 0)
-	case fence == 0 && slices.Contains(c.acquired, place(store, key)):
+	// Acquired before and released since, it may be another's.
+	case fence == 0 && l.Holder(owner) != nil && slices.Contains(c.acquired, place(store, key)):
 		return nil
 	case fence == 0:
 		return locked(store, key, l)
-	case !l.Guards(c.caller.LockOwner(), fence):
-		return staleFence(store, key, l.Holders[0].Fence)
+	case !l.Guards(owner, fence):
+		return staleFence(store, key, c.current(l))
 	}
 	return nil
 }

@@ -106,7 +106,8 @@ func (v *View) BatchResults(node string, incarnation, seq uint64) (results []Res
 }
 
 // LeaseRef names something a caller keeps alive: a lock's lease, or (with Peer
-// set and Key empty) a peer without a socket.
+// set and Key empty) a peer without a socket. Without Fence it is a lock's delay,
+// which nobody keeps, but whose time left can be asked for.
 type LeaseRef struct {
 	Room    string     `cbor:"1,keyasint"`
 	Session string     `cbor:"2,keyasint,omitempty"` // "" accepts the live one

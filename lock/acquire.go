@@ -7,7 +7,7 @@ type Outcome uint8
 
 // The outcomes of Acquire.
 const (
-	Refused Outcome = iota // held by another, or by the owner in a mode that does not cover this one
+	Refused Outcome = iota // held by another, or by the owner in a mode that does not cover this one, or in its delay
 	Granted                // this acquire took the lock
 	Held                   // the owner had it already: same fence, lease extended
 	Queued                 // a new place at the end of the line
@@ -27,7 +27,8 @@ type Answer struct {
 // admit goes to the end of the line.
 //
 // An owner that holds the lock gets the same fence and a lease that starts
-// anew with the TTL asked for now. A holder never waits for itself: to ask for
+// anew with the TTL asked for now; all else stays as it was granted, also in a
+// delay, which is about grants only. A holder never waits for itself: to ask for
 // more than it has (exclusive while it shares) is refused. The same request
 // again (see Waiter.same) finds its place in line, and its answer goes to the
 // node that asked last; another request of a waiting owner takes a place of its
@@ -48,7 +49,7 @@ func (l *Lock) Acquire(w Waiter, wait bool, t Moment) (*Lock, Answer) {
 			return l.move(i, &w), Answer{Outcome: Waits, Position: i + 1, Waiter: q.ID}
 		}
 	}
-	if len(l.Queue) == 0 && l.admits(&w) {
+	if len(l.Queue) == 0 && l.admits(&w, t) {
 		return l.grant(&w, t), Answer{Outcome: Granted, Fence: t.Rev}
 	}
 	if !wait {
@@ -93,8 +94,11 @@ func (l *Lock) sameMode(w *Waiter) bool {
 }
 
 // admits reports whether w may hold the lock beside those who do.
-func (l *Lock) admits(w *Waiter) bool {
-	if len(l.Holders) == 0 {
+func (l *Lock) admits(w *Waiter, t Moment) bool {
+	switch {
+	case l.Delayed(t.Now):
+		return false
+	case len(l.Holders) == 0:
 		return true
 	}
 	return l.sameMode(w) && (l.Shared || len(l.Holders) < l.Permits)
@@ -103,10 +107,11 @@ func (l *Lock) admits(w *Waiter) bool {
 // grant adds w as a holder. Its lease starts now, however long it waited.
 func (l *Lock) grant(w *Waiter, t Moment) *Lock {
 	next := *l
+	next.NotBefore = 0
 	if len(l.Holders) == 0 {
 		next.Shared, next.Permits = w.Shared, w.Permits
 	}
-	h := Holder{Owner: w.Owner, Fence: t.Rev, Since: t.Wall, OnDetach: w.OnDetach, Data: w.Data}
+	h := Holder{Owner: w.Owner, Fence: t.Rev, Since: t.Wall, OnDetach: w.OnDetach, Data: w.Data, Delay: w.Delay}
 	h.lease(w.TTL, t)
 	next.Holders = append(slices.Clip(l.Holders), h)
 	return &next

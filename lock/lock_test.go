@@ -206,6 +206,39 @@ func TestLock_Modes(t *testing.T) {
 			t.Errorf("grants %+v", grants)
 		}
 	})
+	t.Run("no two grants have one fence, though they are given together", func(t *testing.T) {
+		l, _ := (*Lock)(nil).Acquire(Waiter{Owner: eve}, true, at(1))
+		l, _ = l.Acquire(shared(ada), true, at(2))
+		l, _ = l.Acquire(shared(bob), true, at(3))
+		l, _ = l.End(Of(eve, 1))
+		l, grants, _ := l.HandOver(alive, at(9))
+		if len(grants) != 2 || grants[0].Fence != 9 || grants[1].Fence != 10 {
+			t.Fatalf("grants %+v", grants)
+		}
+		if !l.Guards(ada, 9) || l.Guards(ada, 10) || !l.Guards(bob, 10) || l.Newest().Owner != bob {
+			t.Errorf("holders %+v", l.Holders)
+		}
+	})
+	t.Run("who asks for another number of permits waits until it is free", func(t *testing.T) {
+		l, _ := (*Lock)(nil).Acquire(Waiter{Owner: ada, Permits: 3}, true, at(1))
+		l, a := l.Acquire(Waiter{Owner: bob, Permits: 2}, true, at(2))
+		if a.Outcome != Queued {
+			t.Fatalf("got %+v", a)
+		}
+		l, a = l.Acquire(Waiter{Owner: eve, Permits: 3}, true, at(3))
+		if a.Outcome != Queued {
+			t.Fatalf("overtook: %+v", a)
+		}
+		l, _ = l.End(Of(ada, 1))
+		l, _, _ = l.HandOver(alive, at(4))
+		expect(t, l, []string{"bob"}, []string{"eve"})
+		if l.Permits != 2 {
+			t.Errorf("%d permits", l.Permits)
+		}
+		if _, a = l.Acquire(Waiter{Owner: bob, Permits: 5}, true, at(5)); a.Outcome != Refused {
+			t.Errorf("who holds one of 2 permits asks for one of 5: %+v", a)
+		}
+	})
 	t.Run("a semaphore has its permits", func(t *testing.T) {
 		var l *Lock
 		var a Answer
@@ -225,8 +258,87 @@ func TestLock_Modes(t *testing.T) {
 	})
 }
 
+func TestLock_Delay(t *testing.T) {
+	// held is ada's lock from 1 s on, with bob in line.
+	held := func(w Waiter) *Lock {
+		w.Owner = ada
+		l, _ := (*Lock)(nil).Acquire(w, false, at(1))
+		l, _ = l.Acquire(Waiter{Owner: bob, TTL: 5000}, true, at(2))
+		return l
+	}
+	t.Run("after an expiry nobody is granted until it is over", func(t *testing.T) {
+		l, ended := held(Waiter{TTL: 5000, Delay: 3000}).Expire(Of(ada, 1), at(6))
+		if len(ended) != 1 || l.NotBefore != 9000 {
+			t.Fatalf("ended %+v: %+v", ended, l)
+		}
+		l, grants, _ := l.HandOver(alive, at(6))
+		expect(t, l, nil, []string{"bob"})
+		if len(grants) != 0 || l.Held() {
+			t.Fatalf("granted %+v in the delay", grants)
+		}
+		if _, a := l.Acquire(Waiter{Owner: ada}, false, at(7)); a.Outcome != Refused {
+			t.Errorf("who lost it got it in the delay: %+v", a)
+		}
+		if l, grants, _ = l.HandOver(alive, Moment{Rev: 8, Now: 8999}); len(grants) != 0 {
+			t.Errorf("granted a millisecond early: %+v", grants)
+		}
+		l, grants, _ = l.HandOver(alive, Moment{Rev: 9, Now: 9000})
+		if expect(t, l, []string{"bob"}, nil); len(grants) != 1 || l.NotBefore != 0 {
+			t.Errorf("granted %+v: %+v", grants, l)
+		}
+	})
+	t.Run("a release has none", func(t *testing.T) {
+		l, _ := held(Waiter{TTL: 5000, Delay: 3000}).End(Of(ada, 1))
+		l, _, _ = l.HandOver(alive, at(6))
+		expect(t, l, []string{"bob"}, nil)
+	})
+	t.Run("a lock that nobody wants is kept for its delay", func(t *testing.T) {
+		l, _ := (*Lock)(nil).Acquire(Waiter{Owner: ada, TTL: 5000, Delay: 3000}, false, at(1))
+		l, _ = l.Expire(Of(ada, 1), at(6))
+		if l, _, _ = l.HandOver(alive, at(6)); l == nil || l.Held() || !l.Delayed(6000) {
+			t.Fatalf("got %+v", l)
+		}
+		if l, _, _ = l.HandOver(alive, at(9)); l != nil {
+			t.Errorf("got %+v after the delay", l)
+		}
+	})
+	t.Run("it is lifted", func(t *testing.T) {
+		l, _ := held(Waiter{TTL: 5000, Delay: 3000}).Expire(Of(ada, 1), at(6))
+		l, _, _ = l.Lift().HandOver(alive, at(6))
+		expect(t, l, []string{"bob"}, nil)
+		if l, _ = (&Lock{NotBefore: 9}).Lift().End(func(*Holder) bool { return true }); l != nil {
+			t.Errorf("left over: %+v", l)
+		}
+	})
+	t.Run("who shares the lock keeps it, and new ones wait", func(t *testing.T) {
+		l, _ := (*Lock)(nil).Acquire(Waiter{Owner: ada, TTL: 5000, Shared: true, Delay: 3000}, false, at(1))
+		l, _ = l.Acquire(Waiter{Owner: bob, TTL: 9000, Shared: true}, false, at(2))
+		l, _ = l.Expire(Of(ada, 1), at(6))
+		l, a := l.Acquire(Waiter{Owner: eve, Shared: true}, true, at(7))
+		if a.Outcome != Queued {
+			t.Errorf("a new sharer in the delay: %+v", a)
+		}
+		if l, a = l.Acquire(Waiter{Owner: bob, TTL: 9000, Shared: true}, false, at(8)); a.Outcome != Held || l.Holders[0].Expires != 17_000 {
+			t.Errorf("who shares it renews: %+v", a)
+		}
+		l, _, _ = l.HandOver(alive, at(9))
+		expect(t, l, []string{"bob", "eve"}, nil)
+	})
+	t.Run("of several the longest counts", func(t *testing.T) {
+		l, _ := (*Lock)(nil).Acquire(Waiter{Owner: ada, Permits: 2, Delay: 3000}, false, at(1))
+		l, _ = l.Acquire(Waiter{Owner: bob, Permits: 2, Delay: 1000}, false, at(2))
+		l, _ = l.Expire(Of(ada, 1), at(3))
+		if l, _ = l.Expire(Of(bob, 2), at(4)); l.NotBefore != 6000 {
+			t.Errorf("not before %d", l.NotBefore)
+		}
+	})
+}
+
 func TestLock_nil(t *testing.T) {
 	var l *Lock
+	if next, ended := l.Expire(Of(ada, 1), at(1)); next != nil || ended != nil || l.Lift() != nil || l.Newest() != nil || l.Delayed(0) {
+		t.Error("the nil lock expired")
+	}
 	if l.Held() || l.Holder(ada) != nil || l.Guards(ada, 0) || l.Position(1) != 0 || l.Waiting() != 0 || l.Waits(ada) {
 		t.Error("the nil lock is somebody's")
 	}

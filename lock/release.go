@@ -6,6 +6,24 @@ import "slices"
 // lock without them (the same if there are none) and their grants. The line
 // does not move: call HandOver next.
 func (l *Lock) End(ends func(*Holder) bool) (*Lock, []Holder) {
+	next, ended := l.without(ends)
+	return next.settled(), ended
+}
+
+// Expire is End for leases that nobody gave back: the lock is then granted to
+// nobody for as long as the longest delay that they asked for, counted from now.
+func (l *Lock) Expire(ends func(*Holder) bool, t Moment) (*Lock, []Holder) {
+	next, ended := l.without(ends)
+	for i := range ended {
+		if d := ended[i].Delay; d > 0 {
+			next.NotBefore = max(next.NotBefore, t.Now+d)
+		}
+	}
+	return next.settled(), ended
+}
+
+// without is the lock without some of its holders: a copy, or l if there are none.
+func (l *Lock) without(ends func(*Holder) bool) (*Lock, []Holder) {
 	if l == nil {
 		return nil, nil
 	}
@@ -15,7 +33,17 @@ func (l *Lock) End(ends func(*Holder) bool) (*Lock, []Holder) {
 	}
 	next := *l
 	next.Holders = kept
-	return next.settled(), ended
+	return &next, ended
+}
+
+// Lift ends a delay before its time. Call HandOver next.
+func (l *Lock) Lift() *Lock {
+	if l == nil || l.NotBefore == 0 {
+		return l
+	}
+	next := *l
+	next.NotBefore = 0
+	return next.settled()
 }
 
 // Of is for End: the grant of this owner with this fence.
@@ -46,14 +74,19 @@ type Grant struct {
 }
 
 // HandOver lets the line move up: it grants the lock in the order of the queue
-// for as long as the head is admitted beside the holders. A head that is not
+// for as long as the head is admitted beside the holders, which nobody is in a
+// delay. A delay whose time has come is over. A head that is not
 // live (its peer or its node is gone) loses its place, even while the lock is
 // held: it might keep back who could share. Those behind it are not looked at
 // before their turn. An owner that gets the lock has all
 // its places answered with that fence that ask for no more. The lock comes back nil when nobody holds
 // or wants it.
 func (l *Lock) HandOver(live func(*Waiter) bool, t Moment) (next *Lock, grants []Grant, dropped []Waiter) {
-	next = l.settled()
+	next = l
+	if next != nil && !next.Delayed(t.Now) {
+		next = next.Lift()
+	}
+	next = next.settled()
 	for next != nil && len(next.Queue) > 0 {
 		head := &next.Queue[0]
 		if !live(head) {
@@ -61,7 +94,7 @@ func (l *Lock) HandOver(live func(*Waiter) bool, t Moment) (next *Lock, grants [
 			next = next.behind()
 			continue
 		}
-		if !next.admits(head) {
+		if !next.admits(head, t) {
 			return next, grants, dropped
 		}
 		owner := head.Owner
@@ -73,6 +106,7 @@ func (l *Lock) HandOver(live func(*Waiter) bool, t Moment) (next *Lock, grants [
 		for _, w := range answered {
 			grants = append(grants, Grant{Waiter: w, Fence: t.Rev})
 		}
+		t.Rev++
 	}
 	return next.settled(), grants, dropped
 }
@@ -84,9 +118,9 @@ func (l *Lock) behind() *Lock {
 	return &next
 }
 
-// settled is l, or nil when nobody holds or wants it.
+// settled is l, or nil when nobody holds or wants it and there is no delay.
 func (l *Lock) settled() *Lock {
-	if l == nil || len(l.Holders) == 0 && len(l.Queue) == 0 {
+	if l == nil || len(l.Holders) == 0 && len(l.Queue) == 0 && l.NotBefore == 0 {
 		return nil
 	}
 	return l
