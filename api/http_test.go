@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -351,16 +352,58 @@ func TestServer_cors(t *testing.T) {
 			t.Errorf("got %v", r.header)
 		}
 	})
-	t.Run("a preflight is answered", func(t *testing.T) {
-		r := s.do("OPTIONS", "/v1/rooms/r/stores/default/keys/k", "", "Origin", app,
-			"Access-Control-Request-Method", "PUT", "Access-Control-Request-Headers", "if-match,conclave-session").want(204)
-		for _, h := range []string{"If-Match", "If-None-Match", "Idempotency-Key", "Conclave-Session", "Conclave-Peer-Key", "Authorization", "Last-Event-ID"} {
-			if !strings.Contains(r.header.Get("Access-Control-Allow-Headers"), h) {
-				t.Errorf("%s is not allowed", h)
+	t.Run("a preflight allows all methods and headers of the protocol", func(t *testing.T) {
+		for _, path := range []string{"/v1", "/v1/rooms/r/stores/default/keys/k", "/v1/rooms/r/events", "/v1/cluster/members/n1", "/v1/nowhere"} {
+			r := s.do("OPTIONS", path, "", "Origin", app,
+				"Access-Control-Request-Method", "PUT", "Access-Control-Request-Headers", "if-match,conclave-session").want(204)
+			for header, names := range map[string][]string{
+				"Access-Control-Allow-Methods": {"GET", "HEAD", "PUT", "POST", "PATCH", "DELETE"},
+				"Access-Control-Allow-Headers": {
+					"Authorization", "Content-Type", "Idempotency-Key", "If-Match", "If-None-Match", "Last-Event-ID",
+					"Conclave-Session", "Conclave-Peer", "Conclave-Peer-Key",
+				},
+			} {
+				allowed := strings.Split(r.header.Get(header), ", ")
+				for _, name := range names {
+					if !slices.Contains(allowed, name) {
+						t.Errorf("%s: %s is not in %s %v", path, name, header, allowed)
+					}
+				}
+			}
+			if r.header.Get("Access-Control-Allow-Origin") != app || r.header.Get("Vary") != "Origin" {
+				t.Errorf("%s: got %v", path, r.header)
 			}
 		}
-		if !strings.Contains(r.header.Get("Access-Control-Allow-Methods"), "PATCH") {
+	})
+	t.Run("answers and errors show their headers", func(t *testing.T) {
+		put := s.do("PUT", "/v1/rooms/r/stores/default/keys/shown", "1", "Origin", app).want(201)
+		for name, r := range map[string]reply{
+			"a success":    put,
+			"a conflict":   s.do("PUT", "/v1/rooms/r/stores/default/keys/shown", "1", "Origin", app, "If-None-Match", "*").want(412),
+			"no such key":  s.do("GET", "/v1/rooms/r/stores/default/keys/none", "", "Origin", app).want(404),
+			"a bad member": s.do("POST", "/v1/rooms/r/txn", "{}", "Origin", app).want(400),
+			"no method":    s.do("DELETE", "/v1", "", "Origin", app).want(405),
+		} {
+			exposed := strings.Split(r.header.Get("Access-Control-Expose-Headers"), ", ")
+			for _, header := range []string{"ETag", "Conclave-Rev", "Retry-After"} {
+				if !slices.Contains(exposed, header) {
+					t.Errorf("%s does not show %s: %v", name, header, exposed)
+				}
+			}
+		}
+		if put.header.Get("ETag") == "" || put.header.Get("Conclave-Rev") == "" {
+			t.Errorf("got %v", put.header)
+		}
+		s.store.breakWith(unavailable("no leader"))
+		defer s.store.breakWith(nil)
+		r := s.do("GET", "/v1/rooms/r", "", "Origin", app).want(503)
+		if r.header.Get("Retry-After") == "" || !strings.Contains(r.header.Get("Access-Control-Expose-Headers"), "Retry-After") {
 			t.Errorf("got %v", r.header)
+		}
+	})
+	t.Run("OPTIONS that is no preflight is no method", func(t *testing.T) {
+		if r := s.do("OPTIONS", "/v1/rooms/r", ""); r.status != 405 || r.header.Get("Allow") == "" {
+			t.Errorf("got %d %v", r.status, r.header)
 		}
 	})
 	t.Run("a page of the server itself may call", func(t *testing.T) {
@@ -383,6 +426,43 @@ func TestServer_cors(t *testing.T) {
 		}
 		dev.do("GET", "/v1", "", "Origin", "http://localhost.evil.example").refused("forbidden")
 	})
+}
+
+// HEAD answers what GET does, without the body.
+func TestServer_head(t *testing.T) {
+	s := newTestServer(t, Config{})
+	s.open("r")
+	s.do("PUT", "/v1/rooms/r/stores/default/keys/k", `"a value"`).want(201)
+	peer := s.do("POST", "/v1/rooms/r/peers", `{"ttl_ms":60000}`).want(201).text("peer")
+	s.do("POST", "/v1/rooms/r/locks/default/pen", `{"ttl_ms":60000}`).want(200)
+	for _, path := range []string{
+		"/v1", "/livez", "/readyz", "/v1/rooms", "/v1/rooms/r", "/v1/rooms/r/stores", "/v1/rooms/r/stores/default",
+		"/v1/rooms/r/stores/default/keys/k", "/v1/rooms/r/stores/default/keys/none", "/v1/rooms/none", "/v1/rooms/r?x=1",
+		"/v1/rooms/r/locks", "/v1/rooms/r/locks/default/pen", "/v1/rooms/r/peers", "/v1/rooms/r/peers/" + peer, "/v1/cluster",
+	} {
+		get, head := s.do("GET", path, ""), s.do("HEAD", path, "")
+		if head.status != get.status || head.body != "" {
+			t.Errorf("%s: got %d with the body %q, GET %d", path, head.status, head.body, get.status)
+		}
+		for _, name := range []string{"Content-Type", "Conclave-Rev", "ETag"} {
+			if head.header.Get(name) != get.header.Get(name) {
+				t.Errorf("%s: %s is %q, of GET %q", path, name, head.header.Get(name), get.header.Get(name))
+			}
+		}
+	}
+	for _, path := range []string{"/v1/rooms/r/events", "/v1/rooms/r/socket", "/v1/rooms/r/txn"} {
+		s.do("HEAD", path, "").want(405)
+	}
+}
+
+func TestServer_readsNoCompressedBody(t *testing.T) {
+	s := newTestServer(t, Config{})
+	s.open("r")
+	if d := s.do("PUT", "/v1/rooms/r/stores/default/keys/k", "1", "Content-Encoding", "gzip").refused("bad_request"); d["field"] != "Content-Encoding" {
+		t.Errorf("got %v", d)
+	}
+	s.do("GET", "/v1/rooms/r/stores/default/keys/k", "").refused("not_found")
+	s.do("PUT", "/v1/rooms/r/stores/default/keys/k", "1", "Content-Encoding", "identity").want(201)
 }
 
 // What was never handed to the log is safe to repeat; what may have been is not.

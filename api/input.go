@@ -252,6 +252,10 @@ func (in *input) mediaType() string {
 // readBody reads the body once.
 func (in *input) readBody() []byte {
 	if in.body == nil && in.fault.err == nil {
+		if coding, _ := in.header("Content-Encoding"); coding != "" && coding != "identity" {
+			in.refuse("Content-Encoding", "bodies are not compressed")
+			return nil
+		}
 		body, err := readBody(in.c.Writer, in.c.Request)
 		if err != nil {
 			in.fault.err = wireError(err)

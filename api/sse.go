@@ -85,21 +85,18 @@ func (s *Server) observable(c *gin.Context, room, want string, last uint64) erro
 	return err
 }
 
-// filters takes the filters of a query: keys, a store, types. Without any,
+// filters takes the filters of a query: keys, a store, types, topics. Without any,
 // everything passes.
 func (in *input) filters() filters {
-	f := filter{keys: in.list("key")}
+	f := filter{keys: in.list("key"), topics: in.list("topic")}
 	if store, ok := in.text("store"); ok {
 		if wrong := badStore(store); wrong != "" {
 			in.refuse("store", "%s", wrong)
 		}
 		f.store = store
 	}
-	for _, p := range f.keys {
-		if !validPattern(p) {
-			in.refuse("key", "%q is neither a key nor a prefix followed by *", p)
-		}
-	}
+	in.checkPatterns("key", f.keys)
+	in.checkPatterns("topic", f.topics)
 	for _, name := range in.list("type") {
 		t := typeOf(fsm.EventType(name))
 		if t == 0 {
@@ -113,6 +110,14 @@ func (in *input) filters() filters {
 		in.fault.err = bad
 	}
 	return fs
+}
+
+func (in *input) checkPatterns(name string, patterns []string) {
+	for _, p := range patterns {
+		if !validPattern(p) {
+			in.refuse(name, "%q is neither a name nor a prefix followed by *", p)
+		}
+	}
 }
 
 // lastEventID takes the revision after which a reader goes on.

@@ -158,9 +158,14 @@ func TestG7_EventsThatCannotResumeSayWhy(t *testing.T) {
 
 func TestEvents_FormAndEnds(t *testing.T) {
 	s := newSocketServer(t, Config{Pace: Pace{Ping: 100 * time.Millisecond, Leaderless: time.Hour}, MaxSockets: 2})
-	for _, query := range []string{"?type=weather", "?key=a*b", "?store=a/b", "?colour=red"} {
-		if r := s.events("form", query, ""); r.resp.StatusCode != http.StatusBadRequest {
-			t.Errorf("%s: status %d", query, r.resp.StatusCode)
+	for query, field := range map[string]string{
+		"?type=weather": "type", "?key=a*b": "key", "?topic=a*b": "topic", "?topic=": "topic", "?store=a/b": "store",
+		"?store=a&store=b": "store", "?colour=red": "colour", "?limit=1": "limit",
+	} {
+		r := s.events("form", query, "")
+		var p wire.Problem
+		if err := json.NewDecoder(r.resp.Body).Decode(&p); err != nil || r.resp.StatusCode != http.StatusBadRequest || p.Details["field"] != field {
+			t.Errorf("%s: status %d, %+v, %v", query, r.resp.StatusCode, p, err)
 		}
 	}
 	if r := s.events("form", "", "yesterday"); r.resp.StatusCode != http.StatusBadRequest {
@@ -184,6 +189,87 @@ func TestEvents_FormAndEnds(t *testing.T) {
 	}
 	if err := <-closed; err != nil {
 		t.Error(err)
+	}
+}
+
+// Messages pass by topic, of all types or of that alone; those for somebody else
+// never do.
+func TestEvents_ByTopic(t *testing.T) {
+	s := newSocketServer(t, Config{})
+	c := s.join("topics", "")
+	all, chat := s.events("topics", "?type=message", ""), s.events("topics", "?topic=chat/*&topic=news&key=k", "")
+	all.snapshot()
+	if snap := chat.snapshot(); len(snap.Peers) != 0 {
+		t.Errorf("snapshot %+v", snap)
+	}
+	c.must(nil, "send", `"topic":"weather","data":1`)
+	c.must(nil, "send", `"topic":"chat/1","data":2,"to":{"refs":["nobody"]}`)
+	c.must(nil, "send", `"topic":"chat/1","data":3`)
+	c.must(nil, "put", `"key":"other","value":4`)
+	c.must(nil, "put", `"key":"k","value":5`)
+	c.must(nil, "send", `"topic":"news","data":6`)
+	for _, want := range []string{"weather", "chat/1", "news"} {
+		if e := all.want("a message", isEvents); e.Events[0].Topic != want {
+			t.Errorf("got %s, want a message on %s", e.raw, want)
+		}
+	}
+	for _, want := range []string{"chat/1 3", "k 5", "news 6"} {
+		e := chat.want("an event", isEvents)
+		if got := e.Events[0].Topic + e.Events[0].Key + " " + string(e.Events[0].Data) + string(e.Events[0].Value); got != want {
+			t.Errorf("got %s, want %s", e.raw, want)
+		}
+	}
+}
+
+// Only the last page of a snapshot has an id: a browser that loses the stream in the
+// middle gets the whole snapshot again, and not the rest of one it never had.
+func TestG8_EventsOfACutSnapshotStartAgain(t *testing.T) {
+	s := newSocketServer(t, Config{})
+	value := `"` + strings.Repeat("v", 60<<10) + `"`
+	for i := range 10 {
+		s.put("pages", fmt.Sprintf("k%d", i), value)
+	}
+	r := s.events("pages", "", "")
+	for pages := 1; ; pages++ {
+		e := r.next()
+		if e.Snapshot == nil || e.More != (e.id == 0) {
+			t.Fatalf("page %d: id %d, %.100s", pages, e.id, e.raw)
+		}
+		if e.More {
+			continue
+		}
+		if pages < 2 || e.id != s.store.View().Rev() {
+			t.Errorf("%d pages, the last with the id %d", pages, e.id)
+		}
+		r = s.events("pages", "", fmt.Sprint(e.id))
+		break
+	}
+	s.put("pages", "k0", "1")
+	if e := r.want("events", isEvents); e.Events[0].Key != "k0" {
+		t.Errorf("got %s", e.raw)
+	}
+}
+
+// A stream may be tied to a session.
+func TestG10_EventsOfAnotherSessionAreRefused(t *testing.T) {
+	s := newSocketServer(t, Config{})
+	s.put("tied", "k", "1")
+	for _, tc := range []struct {
+		session string
+		status  int
+	}{{s.session("tied").ID, 200}, {"snothere", 410}} {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.http.URL+"/v1/rooms/tied/events", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Conclave-Session", tc.session)
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if resp.Body.Close(); resp.StatusCode != tc.status {
+			t.Errorf("%s: status %d", tc.session, resp.StatusCode)
+		}
 	}
 }
 

@@ -30,6 +30,8 @@ type EventsParams struct {
 	Store string
 	Keys  []string // exact keys, and prefixes followed by *
 	Types []string // put, delete, lock, peer, message, session
+	// Topics are those of messages: exact ones, and prefixes followed by *.
+	Topics []string
 	// After resumes behind a position that an earlier Stream gave; "" starts with
 	// a snapshot.
 	After string
@@ -69,6 +71,9 @@ func (h *HTTP) Events(room string, p EventsParams) *Stream {
 	}
 	for _, t := range p.Types {
 		c.query.Add("type", t)
+	}
+	for _, t := range p.Topics {
+		c.query.Add("topic", t)
 	}
 	return &Stream{h: h, path: c.path, query: c.query.Encode(), position: p.After, behind: p.After, started: p.After != ""}
 }

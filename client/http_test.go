@@ -250,7 +250,7 @@ func TestStream_resumes_and_starts_anew(t *testing.T) {
 		noting(events(change(22, put(22, "a", "6")), true)),
 		noting(refuses(wire.Errorf(wire.Forbidden, "no more"))),
 	}, func(t *testing.T, h *HTTP, asked *[]heard) {
-		s := h.Events("room", EventsParams{Keys: []string{"a", "b*"}, Types: []string{"put"}})
+		s := h.Events("room", EventsParams{Keys: []string{"a", "b*"}, Types: []string{"put"}, Topics: []string{"chat/*"}})
 		defer s.Close()
 		var got []string
 		for range 5 { // the last one only after the open stream has been silent for too long
@@ -272,7 +272,7 @@ func TestStream_resumes_and_starts_anew(t *testing.T) {
 		if diff := cmp.Diff([]string{"", "", "11", "11", "13", "13", "21", "22"}, resumed); diff != "" {
 			t.Errorf("resumed after (-want +got):\n%s", diff)
 		}
-		if uri := (*asked)[0].URI; uri != "/v1/rooms/room/events?key=a&key=b%2A&type=put" {
+		if uri := (*asked)[0].URI; uri != "/v1/rooms/room/events?key=a&key=b%2A&topic=chat%2F%2A&type=put" {
 			t.Errorf("asked for %s", uri)
 		}
 	})
