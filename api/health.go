@@ -8,11 +8,6 @@ import (
 	"conclave/client/wire"
 )
 
-// features are the optional parts of the protocol that this server has beyond
-// version 1, as hello and GET /v1 show them. What is of version 1 is no feature,
-// and refused by name where it is still to come.
-var features = []string{}
-
 // getServer answers GET /v1.
 func (s *Server) getServer(c *gin.Context, in *input) error {
 	if err := in.done(); err != nil {
@@ -23,7 +18,7 @@ func (s *Server) getServer(c *gin.Context, in *input) error {
 		Version  string   `json:"version"`
 		Node     string   `json:"node"`
 		Features []string `json:"features"`
-	}{wire.Version, s.cfg.Version, s.node.ID(), features}))
+	}{wire.Version, s.cfg.Version, s.node.ID(), s.common()}))
 }
 
 // getLive answers /livez: the process answers.

@@ -174,7 +174,7 @@ func (k *socket) enter(r *request, h *hello) (*fsm.Result, error) {
 	} else {
 		c.Open, _ = k.server.opening("", 0)
 	}
-	if bad := checkSize(c); bad != nil {
+	if bad := k.server.admit(c); bad != nil {
 		return nil, bad
 	}
 	return k.perform(c)
@@ -285,7 +285,7 @@ type welcome struct {
 // sendWelcome writes the answer to hello.
 func (k *socket) sendWelcome(r *request, h *hello, entered *fsm.Result, v *fsm.View, session *fsm.Session, streamed bool) error {
 	ok := welcome{
-		V: wire.Version, Features: features, Rev: v.Rev(), Now: formatTime(wallNow()), Node: k.server.node.ID(),
+		V: wire.Version, Features: k.server.common(), Rev: v.Rev(), Now: formatTime(wallNow()), Node: k.server.node.ID(),
 		StreamResumed: streamed, PingMs: k.hub.pace.Ping.Milliseconds(), Window: window,
 	}
 	if session != nil {

@@ -109,7 +109,7 @@ func (s *Server) do(in *input, cmd *fsm.Command, owner string) (*fsm.Result, err
 		return nil, err
 	}
 	cmd.Caller = by
-	if err := checkSize(cmd); err != nil {
+	if err := s.admit(cmd); err != nil {
 		return nil, err
 	}
 	r, err := s.node.Do(in.request().Context(), cmd)

@@ -31,6 +31,7 @@ type Store interface {
 
 	Ready() []string
 	NoLeaderSince() time.Time
+	Features() []string
 	Status(ctx context.Context) cluster.Status
 	AddMember(ctx context.Context, id, peerAddr string, replica bool, ifConfig uint64) error
 	RemoveMember(ctx context.Context, id string, force bool, ifConfig uint64) error
@@ -73,6 +74,8 @@ type Config struct {
 	Backlog    int
 	// Pace are the times that sockets and event streams keep.
 	Pace Pace
+	// features are the package's; tests have others.
+	features []feature
 	// Logger takes bugs and what operators should know; nil discards.
 	Logger *slog.Logger
 }
@@ -116,6 +119,9 @@ func New(cfg Config, node Store) *Server {
 	}
 	if cfg.Profile == "" {
 		cfg.Profile = standardProfile
+	}
+	if cfg.features == nil {
+		cfg.features = features
 	}
 	if cfg.MaxSockets == 0 {
 		cfg.MaxSockets = 10_000

@@ -39,6 +39,7 @@ type testStore struct {
 	leader    time.Time // since when there is none
 	config    uint64
 	members   map[string]cluster.Member
+	features  []string
 }
 
 type submission struct {
@@ -313,6 +314,12 @@ func (s *testStore) Ready() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Clone(s.reasons)
+}
+
+func (s *testStore) Features() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.features)
 }
 
 func (s *testStore) NoLeaderSince() time.Time {

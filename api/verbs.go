@@ -159,7 +159,7 @@ func (k *socket) command(r *request, kind fsm.CommandKind) *fsm.Command {
 func (k *socket) submit(r *request, c *fsm.Command, then func(*fsm.Result)) {
 	bad := r.o.done()
 	if bad == nil {
-		bad = checkSize(c)
+		bad = k.server.admit(c)
 	}
 	if bad != nil {
 		k.refuse(r, bad)

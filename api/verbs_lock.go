@@ -17,7 +17,13 @@ func (k *socket) acquire(r *request) {
 	a := &fsm.Acquire{Store: r.o.store(), Key: r.o.key()}
 	a.Wait, _ = r.o.number("wait_ms", 0, maxWait)
 	a.Lock = *r.o.lockRequest(k.caller)
-	if bad := r.o.done(); bad != nil {
+	c := k.command(r, fsm.CommandAcquire)
+	c.Acquire = a
+	bad := r.o.done()
+	if bad == nil {
+		bad = k.server.admit(c)
+	}
+	if bad != nil {
 		k.refuse(r, bad)
 		return
 	}
@@ -28,8 +34,6 @@ func (k *socket) acquire(r *request) {
 		k.refuse(r, full)
 		return
 	}
-	c := k.command(r, fsm.CommandAcquire)
-	c.Acquire = a
 	k.hand(c, func(res *fsm.Result, err error) {
 		switch err := outcome(res, err); {
 		case err != nil:

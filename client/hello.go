@@ -37,16 +37,17 @@ type resume struct {
 // apart: a peer within its grace may have missed more events than the server
 // still has, and an observer has no peer.
 type welcome struct {
-	Session       string `json:"session"`
-	Peer          string `json:"peer"`
-	ResumeKey     string `json:"resume_key"`
-	Rev           uint64 `json:"rev"`
-	Node          string `json:"node"`
-	PeerResumed   bool   `json:"peer_resumed"`
-	StreamResumed bool   `json:"stream_resumed"`
-	GraceMs       int64  `json:"grace_ms"`
-	PingMs        int64  `json:"ping_ms"`
-	Window        int    `json:"window"`
+	Session       string   `json:"session"`
+	Peer          string   `json:"peer"`
+	ResumeKey     string   `json:"resume_key"`
+	Rev           uint64   `json:"rev"`
+	Node          string   `json:"node"`
+	Features      []string `json:"features"`
+	PeerResumed   bool     `json:"peer_resumed"`
+	StreamResumed bool     `json:"stream_resumed"`
+	GraceMs       int64    `json:"grace_ms"`
+	PingMs        int64    `json:"ping_ms"`
+	Window        int      `json:"window"`
 }
 
 // greet says hello and reads its answer.

@@ -143,7 +143,8 @@ func (r *Room) adopt(w *welcome) (rejoined bool) {
 		r.epoch++
 		r.loseLocks(wire.Errorf(wire.NotHolder, "the peer that held the lock is no more"))
 	}
-	r.node, r.session, r.peer, r.key = w.Node, w.Session, w.Peer, w.ResumeKey
+	r.node, r.features = w.Node, w.Features
+	r.session, r.peer, r.key = w.Session, w.Peer, w.ResumeKey
 	r.grace = time.Duration(w.GraceMs) * time.Millisecond
 	r.stream.attached(r.hello, w)
 	return rejoined

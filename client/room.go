@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 )
@@ -67,6 +68,7 @@ type Room struct {
 
 	// Who this room is, as the last hello said.
 	node, session, peer, key string
+	features                 []string
 	grace                    time.Duration
 	epoch                    int    // counts the peers that this room has been
 	hello                    uint64 // id of the hello in force: snapshots may answer it
@@ -130,6 +132,10 @@ func (r *Room) Session() string { r.mu.Lock(); defer r.mu.Unlock(); return r.ses
 
 // Node is the id of the node that the room is, or was last, attached to.
 func (r *Room) Node() string { r.mu.Lock(); defer r.mu.Unlock(); return r.node }
+
+// Features are what the servers have beyond version 1 of the protocol, as of the
+// last hello. What needs a feature that is not listed is refused.
+func (r *Room) Features() []string { r.mu.Lock(); defer r.mu.Unlock(); return slices.Clone(r.features) }
 
 // State is where the connection stands.
 func (r *Room) State() State { r.mu.Lock(); defer r.mu.Unlock(); return r.state }

@@ -20,6 +20,10 @@ type Config struct {
 	HTTPAddr string
 	Version  string
 
+	// Features are the optional parts of the protocol that this program
+	// understands; the node registers them in the log. See Node.Features.
+	Features []string
+
 	// Stores of the node. Incarnation and identity live in Stable.
 	Log       raft.LogStore
 	Stable    raft.StableStore

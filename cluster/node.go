@@ -387,7 +387,9 @@ func (n *Node) wall() time.Time { return n.cfg.Wall() }
 
 // register is what this node says of itself in the log.
 func (n *Node) register() *fsm.Register {
-	return &fsm.Register{PeerAddr: n.cfg.PeerAddr, HTTPAddr: n.cfg.HTTPAddr, Version: n.cfg.Version}
+	return &fsm.Register{
+		PeerAddr: n.cfg.PeerAddr, HTTPAddr: n.cfg.HTTPAddr, Version: n.cfg.Version, Features: n.features(),
+	}
 }
 
 // NewLane makes a lane. It needs no closing.

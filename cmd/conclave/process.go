@@ -53,7 +53,7 @@ func serve(ctx context.Context, o *serveOptions, logger *slog.Logger, stdout io.
 	defer closing(&err, "close network", network.Close)
 
 	node, err := cluster.Open(cluster.Config{
-		ID: o.id, PeerAddr: peerAddr, HTTPAddr: httpAddr, Version: version,
+		ID: o.id, PeerAddr: peerAddr, HTTPAddr: httpAddr, Version: version, Features: api.Features(),
 		Log: dir.Log, Stable: dir.Stable, Snapshots: dir.Snapshots, Network: network,
 		BootstrapExpect: o.bootstrapExpect, Join: o.join, Replica: o.replica,
 		Timeout: o.timeout, Deadline: o.deadline, DiskLimit: o.diskLimit,
