@@ -51,12 +51,13 @@ type RoomsPage struct {
 	Next  string        `json:"next,omitempty"`
 }
 
-// OpenParams are the numbers and the first content of a session. Zero means what
-// the profile says; Linger and Idle have a resolution of 1 ms.
+// OpenParams are the numbers and the first content of a session, with a resolution
+// of 1 ms. What is zero or nil is as the profile and the server say; a Grace or a
+// Linger of 0 means none at all.
 type OpenParams struct {
 	Profile string
-	Linger  time.Duration
-	Grace   time.Duration
+	Linger  *time.Duration
+	Grace   *time.Duration
 	Idle    time.Duration
 	Stores  map[string]map[string]any // store, key, value
 }
@@ -97,16 +98,25 @@ func (h *HTTP) Room(ctx context.Context, room string) (*RoomInfo, error) {
 func (h *HTTP) OpenRoom(ctx context.Context, room string, p OpenParams) (*RoomInfo, error) {
 	body := struct {
 		Profile string                    `json:"profile,omitempty"`
-		Linger  int64                     `json:"linger_ms,omitempty"`
-		Grace   int64                     `json:"grace_ms,omitempty"`
+		Linger  *int64                    `json:"linger_ms,omitempty"`
+		Grace   *int64                    `json:"grace_ms,omitempty"`
 		Idle    int64                     `json:"idle_timeout_ms,omitempty"`
 		Stores  map[string]map[string]any `json:"stores,omitempty"`
-	}{p.Profile, p.Linger.Milliseconds(), p.Grace.Milliseconds(), p.Idle.Milliseconds(), p.Stores}
+	}{p.Profile, milliseconds(p.Linger), milliseconds(p.Grace), p.Idle.Milliseconds(), p.Stores}
 	c, err := newCall(http.MethodPut, roomPath(room), body)
 	if err != nil {
 		return nil, err
 	}
 	return answer[RoomInfo](ctx, h, c.write(""))
+}
+
+// milliseconds is a duration as the protocol has it, nil for one that is not given.
+func milliseconds(d *time.Duration) *int64 {
+	if d == nil {
+		return nil
+	}
+	ms := d.Milliseconds()
+	return &ms
 }
 
 // EndRoom ends a room's session now. session, unless empty, names the one that

@@ -30,6 +30,11 @@ func (c *connection) flags(cmd *cobra.Command) {
 	f.StringVar(&c.token, "token", "", "bearer `token`")
 	f.DurationVar(&c.patience, "patience", 15*time.Second, "how long to go on trying while no server can serve the request; 0: one attempt")
 	f.BoolVar(&c.asJSON, "json", false, "print the API's JSON, errors too")
+	for _, name := range []string{"server", "token"} { // not file names, as a shell would think
+		if err := cmd.RegisterFlagCompletionFunc(name, cobra.NoFileCompletions); err != nil {
+			panic(err) // registered twice
+		}
+	}
 }
 
 // config is the SDK's, with the servers as the user wrote them.

@@ -52,6 +52,7 @@ every node unless --stale is given.`,
 	f.BoolVar(&read.Stale, "stale", false, "read the node's own copy, which may lag")
 	f.Uint64Var(&read.MinRev, "min-rev", 0, "wait until the node has applied this `revision`")
 	f.BoolVar(&raw, "raw", false, "print the value alone")
+	conn.completes(cmd, completeRooms, completeKeys)
 	return cmd
 }
 
@@ -193,6 +194,7 @@ others exit with 1 and "conflict" on stderr, with the current version and rev.`,
 	cmd.Flags().DurationVar(&p.TTL, "ttl", 0, "delete the key after this long; 0: never")
 	cmd.Flags().StringVar(&p.Bind, "bind", "", "delete the key when this `peer` leaves")
 	cmd.Flags().BoolVar(&text, "string", false, "VALUE is text, not JSON")
+	conn.completes(cmd, completeRooms, completeKeys)
 	return cmd
 }
 
@@ -215,37 +217,4 @@ func argument(arg string, text bool, stdin io.Reader) (json.RawMessage, error) {
 		return nil, usagef("the value is not JSON: a string needs quotes of its own ('\"ada\"'), or --string")
 	}
 	return value, nil
-}
-
-// newDelete makes `conclave delete`. It has the same conditions as put, for a
-// delete can race as well.
-func newDelete() *cobra.Command {
-	var (
-		conn connection
-		p    writing
-	)
-	cmd := &cobra.Command{
-		Use:   "delete ROOM KEY",
-		Short: "Delete a key",
-		Long:  `Delete a key. Deleting an absent one is no error.`,
-		Args:  cobra.ExactArgs(2),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			h, err := conn.open()
-			if err != nil {
-				return err
-			}
-			defer h.Close()
-			done, err := h.Delete(cmd.Context(), args[0], args[1], p.params(cmd))
-			if err != nil {
-				return err
-			}
-			return conn.print(cmd.OutOrStdout(), done, func(w io.Writer) {
-				row(w, "existed", done.Existed)
-				row(w, "rev", done.Rev)
-			})
-		},
-	}
-	conn.flags(cmd)
-	p.flags(cmd)
-	return cmd
 }

@@ -79,6 +79,14 @@ refused or lost, 3 when no node could be reached.`,
 	f.DurationVar(&o.Wait, "wait", time.Minute, "how long to queue for the lock; 0: do not wait")
 	f.DurationVar(&o.grace, "grace", 5*time.Second, "time between SIGTERM and SIGKILL when the lock is lost")
 	f.DurationVar(&o.Open, "open", 5*time.Minute, "open a session with this idle timeout if the room has none; 0: never")
+	conn.completes(cmd, completeRooms, completeKeys)
+	names := cmd.ValidArgsFunction
+	cmd.ValidArgsFunction = func(cmd *cobra.Command, words []string, prefix string) ([]string, cobra.ShellCompDirective) {
+		if len(words) >= 2 {
+			return nil, cobra.ShellCompDirectiveDefault // COMMAND is the shell's to complete
+		}
+		return names(cmd, words, prefix)
+	}
 	return cmd
 }
 

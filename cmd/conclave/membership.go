@@ -26,7 +26,12 @@ func newCluster() *cobra.Command {
 		},
 	}
 	conn.flags(cmd)
-	cmd.AddCommand(newStatus(&conn), newJoin(&conn), newRemove(&conn), newPromote(&conn), newDemote(&conn), newTransfer(&conn))
+	ofMembers := []*cobra.Command{newRemove(&conn), newPromote(&conn), newDemote(&conn), newTransfer(&conn)}
+	for _, sub := range ofMembers {
+		conn.completes(sub, completeMembers)
+	}
+	cmd.AddCommand(newStatus(&conn), newJoin(&conn))
+	cmd.AddCommand(ofMembers...)
 	return cmd
 }
 

@@ -43,6 +43,7 @@ of itself (data). A detached peer has lost its connection and may come back.`,
 		},
 	}
 	conn.flags(cmd)
+	conn.completes(cmd, completeRooms)
 	return cmd
 }
 

@@ -31,8 +31,9 @@ func newRoom() *cobra.Command {
 // newRoomOpen makes `room open`.
 func newRoomOpen(conn *connection) *cobra.Command {
 	var (
-		p      client.OpenParams
-		stores string
+		p             client.OpenParams
+		grace, linger time.Duration
+		stores        string
 	)
 	cmd := &cobra.Command{
 		Use:   "open ROOM",
@@ -43,6 +44,13 @@ that is open already stays as it is, and is shown.`,
 		Example: `  conclave room open demo --stores '{"default":{"stage":null},"polls":{"1":{"q":"Pizza?"}}}'`,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			// 0 is a number here, not the lack of one.
+			if cmd.Flags().Changed("grace") {
+				p.Grace = &grace
+			}
+			if cmd.Flags().Changed("linger") {
+				p.Linger = &linger
+			}
 			if stores != "" {
 				content, err := argument(stores, false, cmd.InOrStdin())
 				if err != nil {
@@ -67,9 +75,10 @@ that is open already stays as it is, and is shown.`,
 	f := cmd.Flags()
 	f.StringVar(&p.Profile, "profile", "", "`name` of the profile of limits; default: the server's")
 	f.DurationVar(&p.Idle, "idle", 0, "end the session when unused for this long; 0: the server's default")
-	f.DurationVar(&p.Grace, "grace", 0, "how long a lost peer may take to come back; 0: the profile's")
-	f.DurationVar(&p.Linger, "linger", 0, "how long the session outlives its last peer; 0: the profile's")
+	f.DurationVar(&grace, "grace", 0, "how long a lost peer may take to come back, 0 for not at all; default: the profile's")
+	f.DurationVar(&linger, "linger", 0, "how long the session outlives its last peer; default: the profile's")
 	f.StringVar(&stores, "stores", "", "first content, `JSON`: {store: {key: value}}; - reads it from standard input")
+	conn.completes(cmd, completeRooms)
 	return cmd
 }
 
@@ -91,7 +100,7 @@ func decodeStores(content []byte) (map[string]map[string]any, error) {
 
 // newRoomShow makes `room show`.
 func newRoomShow(conn *connection) *cobra.Command {
-	return &cobra.Command{
+	cmd := &cobra.Command{
 		Use:   "show ROOM",
 		Short: "Show a room's session: how full it is, and what it may hold",
 		Args:  cobra.ExactArgs(1),
@@ -108,6 +117,8 @@ func newRoomShow(conn *connection) *cobra.Command {
 			return conn.print(cmd.OutOrStdout(), room, func(w io.Writer) { printRoom(w, room) })
 		},
 	}
+	conn.completes(cmd, completeRooms)
+	return cmd
 }
 
 // printRoom prints a session, what is bounded with its bound.
@@ -190,5 +201,6 @@ func newRoomEnd(conn *connection) *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&session, "session", "", "only if this is its `session`")
+	conn.completes(cmd, completeRooms)
 	return cmd
 }

@@ -2,6 +2,8 @@ package main
 
 import (
 	"encoding/json"
+	"os"
+	"os/exec"
 	"regexp"
 	"strings"
 	"testing"
@@ -65,6 +67,25 @@ func TestPeers_shows_who_is_in_a_room(t *testing.T) {
 	}
 	if n := strings.Count(out, "\n"); n != 3 {
 		t.Errorf("%d lines, want 3:\n%s", n, out)
+	}
+
+	for _, test := range []struct {
+		want string // a line
+		line []string
+	}{
+		{ada.Peer() + "\tAda", []string{"put", "demo", "k", "1", "--bind", ""}},
+		{odd.Peer() + "\ta�b��[2J", []string{"send", "demo", "chat", "1", "--to-peer", ""}},
+		{"u1", []string{"send", "demo", "chat", "1", "--to-ref", ""}},
+	} {
+		cmd := exec.Command(binary, append([]string{"__complete"}, test.line...)...)
+		cmd.Env = append(os.Environ(), "CONCLAVE_SERVER="+n.url())
+		out, err := cmd.Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains("\n"+string(out), "\n"+test.want+"\n") {
+			t.Errorf("%v completes as %q, want a line %q", test.line, out, test.want)
+		}
 	}
 
 	out, _, code = c.conclave(c.urls(0), "room", "list")

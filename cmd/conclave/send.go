@@ -65,5 +65,6 @@ input; --string takes DATA as text rather than JSON.`,
 	f.StringVar(&p.Session, "session", "", "only in this `session` of the room")
 	f.StringVar(&p.IdempotencyKey, "idempotency-key", "", "a random `key`: a repeated request with it is sent once")
 	f.BoolVar(&text, "string", false, "DATA is text, not JSON")
+	conn.completes(cmd, completeRooms)
 	return cmd
 }

@@ -52,5 +52,6 @@ It is the server that does it: of two updates at once neither undoes the other.`
 	cmd.Flags().DurationVar(&p.TTL, "ttl", 0, "delete the key after this long; 0: as it is")
 	cmd.Flags().StringVar(&p.Bind, "bind", "", "delete the key when this `peer` leaves")
 	cmd.Flags().BoolVar(&text, "string", false, "VALUE is text, not JSON")
+	conn.completes(cmd, completeRooms, completeKeys)
 	return cmd
 }

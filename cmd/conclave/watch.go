@@ -67,6 +67,7 @@ anew.`,
 	f.StringSliceVar(&p.Types, "type", nil, "only these `types` of events: put, delete, lock, peer, message, session")
 	f.IntVar(&count, "count", 0, "end after this `many` events; 0: never")
 	f.DurationVar(&within, "within", 0, "end with exit code 124 after this long; 0: never")
+	conn.completes(cmd, completeRooms, completeKeys)
 	return cmd
 }
 
