@@ -206,9 +206,17 @@ func (s *Server) renew(c *gin.Context, ref fsm.LeaseRef) error {
 	if err != nil {
 		return err
 	}
-	b := appendNumber(nil, "expires_in_ms", uint64(max(left.Milliseconds(), 0)))
-	b[0] = '{'
-	return answer(c, http.StatusOK, s.node.View().Rev(), append(b, '}'))
+	return answer(c, http.StatusOK, s.node.View().Rev(), appendRenewed(nil, left))
+}
+
+// appendRenewed appends the answer to a renewal: the time left, unless the lease
+// has no end of its own.
+func appendRenewed(b []byte, left time.Duration) []byte {
+	if left <= 0 {
+		return append(b, '{', '}')
+	}
+	b = strconv.AppendInt(append(b, `{"expires_in_ms":`...), left.Milliseconds(), 10)
+	return append(b, '}')
 }
 
 // releaseLock answers DELETE …/locks/{store}/{key}.

@@ -536,6 +536,13 @@ func TestSocket_Locks(t *testing.T) {
 		t.Errorf("renewed for %d ms", renewed.Left)
 	}
 	b.fails(wire.NotHolder, "renew", fence)
+	// Without a TTL there is nothing to renew, and no end to tell.
+	a.must(&grant, "acquire", `"key":"chair"`)
+	if f := a.do("renew", fmt.Sprintf(`"key":"chair","fence":%d`, grant.Fence)); string(f.OK) != `{}` {
+		t.Errorf("renewal without a TTL: %s", f.raw)
+	}
+	a.must(nil, "release", fmt.Sprintf(`"key":"chair","fence":%d`, grant.Fence))
+	a.must(&grant, "acquire", `"key":"pen","ttl_ms":5000`)
 	var valid struct{ Valid bool }
 	if b.must(&valid, "validate", fence); !valid.Valid {
 		t.Error("the current fence is not valid")

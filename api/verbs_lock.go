@@ -154,10 +154,7 @@ func (k *socket) renew(r *request) {
 			k.refuse(r, wireError(err))
 			return
 		}
-		k.ok(r, func(b []byte) []byte {
-			b = append(b, `{"expires_in_ms":`...)
-			return append(strconv.AppendInt(b, max(left.Milliseconds(), 0), 10), '}')
-		})
+		k.ok(r, func(b []byte) []byte { return appendRenewed(b, left) })
 	}})
 }
 

@@ -300,3 +300,29 @@ func TestG5_aRenewedLeaseOutlivesItsTTLAndALapsedOneEnds(t *testing.T) {
 		t.Errorf("renew after the end: %v", err)
 	}
 }
+
+// What a leader had nothing to put off for, it looked up again and again: the
+// renewal was never answered, and a core of the leader was busy for good.
+func TestNode_aLockWithoutATTLHasNothingToRenew(t *testing.T) {
+	g := startGroup(t, 3)
+	g.ready()
+	node := g.follower()
+	join := do(t, node, &fsm.Command{
+		Kind: fsm.CommandJoin, Room: "room", Open: &fsm.Open{Limits: testLimits},
+		Join: &fsm.Join{Key: "k", Node: node.ID(), Incarnation: node.Incarnation()},
+	})
+	peer := fsm.Caller{Kind: fsm.CallerPeer, Peer: join.Peer, Gen: join.Gen}
+	grant := do(t, node, &fsm.Command{
+		Kind: fsm.CommandAcquire, Room: "room", Caller: peer, Acquire: &fsm.Acquire{Store: "default", Key: "stage"},
+	})
+	ref := fsm.LeaseRef{Room: "room", Store: "default", Key: "stage", Fence: grant.Fence, Owner: peer.LockOwner()}
+	for _, n := range []*groupNode{node, g.leader()} {
+		if left, err := n.Renew(t.Context(), ref); left != 0 || err != nil {
+			t.Errorf("renew: %v left, %v", left, err)
+		}
+	}
+	ref.Fence--
+	if _, err := node.Renew(t.Context(), ref); code(err) != fsm.CodeNotHolder {
+		t.Errorf("renew with another fence: %v", err)
+	}
+}

@@ -243,26 +243,34 @@ func (l *leadership) renew(ctx context.Context, ref fsm.LeaseRef) (time.Duration
 	if err := l.n.indexes.wait(ctx, l.readIndex()); err != nil {
 		return 0, errNotLeader
 	}
-	for {
+	for ctx.Err() == nil {
 		d, ok := l.n.machine.View().Lease(ref)
 		if !ok {
 			return 0, refuseLease(l.n.machine.View(), ref)
+		}
+		if d.TTL == 0 { // it lasts while its peer does: nothing to put off, but held all the same
+			return 0, l.confirm()
 		}
 		left, ending, held := l.timers.renew(d)
 		if !held {
 			continue // the state says what became of it
 		}
 		if ending == nil {
-			confirmed := make(chan error, 1)
-			l.rounds.join(func(_ uint64, err error) { confirmed <- err })
-			return left, <-confirmed
+			return left, l.confirm()
 		}
 		select {
 		case <-ending:
 		case <-ctx.Done():
-			return 0, errNotLeader
 		}
 	}
+	return 0, errNotLeader
+}
+
+// confirm waits for a round that begins now: with its majority this leader leads.
+func (l *leadership) confirm() error {
+	confirmed := make(chan error, 1)
+	l.rounds.join(func(_ uint64, err error) { confirmed <- err })
+	return <-confirmed
 }
 
 // refuseLease says why there is nothing to renew.
