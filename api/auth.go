@@ -38,10 +38,12 @@ func bearer(r *http.Request) string {
 	return strings.TrimSpace(token)
 }
 
-// The headers by which a peer without a socket acts.
+// The headers by which a peer without a socket acts, and the one that names the
+// session that a request is meant for.
 const (
 	headerPeer    = "Conclave-Peer"
 	headerPeerKey = "Conclave-Peer-Key"
+	headerSession = "Conclave-Session"
 )
 
 // caller establishes on whose behalf a request in a room runs: a peer that shows
@@ -62,15 +64,16 @@ func (s *Server) caller(r *http.Request, room, owner string) (fsm.Caller, error)
 	if owner != "" && owner != peer {
 		return by, wire.Errorf(wire.BadRequest, "owner: a peer owns its locks itself").With("field", "owner")
 	}
-	if err := s.provePeer(r.Context(), room, peer, key); err != nil {
+	if err := s.provePeer(r.Context(), room, r.Header.Get(headerSession), peer, key); err != nil {
 		return by, err
 	}
 	return fsm.Caller{Kind: fsm.CallerPeer, Peer: peer, User: id.Subject}, nil
 }
 
 // provePeer checks a peer's key. This node may not have heard of the peer yet, so
-// only a linearizable read can say no.
-func (s *Server) provePeer(ctx context.Context, room, peer, key string) error {
+// only a linearizable read can say no. A session that is named, and over, explains
+// better than its peer why that is gone.
+func (s *Server) provePeer(ctx context.Context, room, session, peer, key string) error {
 	if sess := s.node.View().Session(room); sess != nil {
 		if p := sess.Peer(peer); p != nil && sameSecret(p.Key, key) {
 			return nil
@@ -80,7 +83,7 @@ func (s *Server) provePeer(ctx context.Context, room, peer, key string) error {
 	if err != nil {
 		return err
 	}
-	sess, err := liveSession(view, room, "")
+	sess, err := liveSession(view, room, session)
 	if err != nil {
 		return err
 	}

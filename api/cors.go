@@ -15,7 +15,7 @@ import (
 const (
 	corsMethods = "GET, HEAD, PUT, POST, PATCH, DELETE"
 	corsHeaders = "Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match, Last-Event-ID, " +
-		"Conclave-Session, " + headerPeer + ", " + headerPeerKey
+		headerSession + ", " + headerPeer + ", " + headerPeerKey
 	corsExposed = "ETag, Conclave-Rev, Retry-After"
 	corsMaxAge  = "7200" // s; what browsers keep at most
 )

@@ -131,6 +131,9 @@ func (fs filters) fits() *wire.Error {
 // about: put, delete and lock for a store or keys, message for topics. Faults
 // are left in the object; lenient lets unknown members pass (hello's).
 func (o *object) filters(watch uint64, lenient bool) filters {
+	if n := len(o.array("watch", maxBodyBytes)); n > maxFilters && o.fault.err == nil {
+		o.fault.err = overLimit("filters", maxFilters, int64(n))
+	}
 	items := o.objects("watch", maxFilters)
 	fs := make(filters, 0, len(items))
 	for _, item := range items {
@@ -153,7 +156,7 @@ func (o *object) filter(watch uint64) filter {
 	}
 	f.keys = o.patterns("keys")
 	f.topics = o.patterns("topics")
-	for _, raw := range o.array("types", maxPatterns) {
+	for _, raw := range o.choices("types") {
 		name, _ := text(raw)
 		t := typeOf(fsm.EventType(name))
 		if t == 0 {
@@ -183,9 +186,23 @@ func (f *filter) complete() {
 	}
 }
 
-// patterns takes an array of patterns, nil when absent or empty.
+// choices takes an array of what to let through. An empty one is refused: as a
+// list that turned out empty it would let nothing through, and as a member that is
+// not there, everything.
+func (o *object) choices(name string) [][]byte {
+	items := o.array(name, maxBodyBytes)
+	switch n := len(items); {
+	case n == 0 && o.has(name):
+		o.refuse(name, "must name at least one; leave it out for all")
+	case n > maxPatterns && o.fault.err == nil:
+		o.fault.err = overLimit("filter_patterns", maxPatterns, int64(n))
+	}
+	return items
+}
+
+// patterns takes an array of patterns, nil when absent.
 func (o *object) patterns(name string) (patterns []string) {
-	for _, raw := range o.array(name, maxPatterns) {
+	for _, raw := range o.choices(name) {
 		p, ok := text(raw)
 		if !ok || !validPattern(p) {
 			o.refuse(name, "%s is neither a name nor a prefix followed by *", raw)

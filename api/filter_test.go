@@ -71,10 +71,16 @@ func TestFilters_Refused(t *testing.T) {
 	for _, items := range []string{
 		`{}`, `[1]`, `[{"keys":"a"}]`, `[{"keys":[1]}]`, `[{"keys":[""]}]`, `[{"keys":["a*b"]}]`, `[{"keys":["**"]}]`, `[{"keys":[".."]}]`,
 		`[{"keys":["` + strings.Repeat("k", 257) + `"]}]`, `[{"store":""}]`, `[{"types":["rain"]}]`, `[{"types":[{}]}]`,
-		`[{"snapshot":"yes"}]`, `[{"colour":1}]`, many,
+		`[{"snapshot":"yes"}]`, `[{"colour":1}]`, `[{"keys":[]}]`, `[{"store":"notes","keys":[]}]`, `[{"types":[]}]`, `[{"topics":[]}]`,
 	} {
 		if _, err := parseFilters(t, items); err == nil || err.Code != wire.BadRequest {
 			t.Errorf("%.80s: got %v, want bad_request", items, err)
+		}
+	}
+	alone := `[{"keys":["a` + strings.Repeat(`","a`, maxPatterns) + `"]}]`
+	for items, limit := range map[string]string{many: "filters", alone: "filter_patterns"} {
+		if _, err := parseFilters(t, items); err == nil || err.Code != wire.LimitExceeded || err.Details["limit"] != limit {
+			t.Errorf("%.80s: got %v, want limit_exceeded of %s", items, err, limit)
 		}
 	}
 	fs, err := parseFilters(t, patterns)

@@ -166,9 +166,9 @@ func (in *input) header(name string) (string, bool) {
 
 // session takes the session that the request is meant for, "" for any.
 func (in *input) session() string {
-	s, ok := in.header("Conclave-Session")
+	s, ok := in.header(headerSession)
 	if ok && badID(s) {
-		in.refuse("Conclave-Session", "is not the id of a session")
+		in.refuse(headerSession, "is not the id of a session")
 	}
 	return s
 }
@@ -313,7 +313,7 @@ func (in *input) remember(cmd *fsm.Command) {
 	r := in.c.Request
 	parts := []string{
 		r.Method, r.URL.EscapedPath(), r.URL.RawQuery, string(in.readBody()),
-		r.Header.Get("If-Match"), r.Header.Get("If-None-Match"), r.Header.Get("Conclave-Session"), r.Header.Get(headerPeer),
+		r.Header.Get("If-Match"), r.Header.Get("If-None-Match"), r.Header.Get(headerSession), r.Header.Get(headerPeer),
 	}
 	if r.Method == http.MethodPatch {
 		parts = append(parts, in.mediaType()) // one body, several meanings

@@ -141,8 +141,11 @@ func (s *Server) patchPeer(c *gin.Context, in *input) error {
 	if err := in.done(); err != nil {
 		return err
 	}
-	if err := s.mayActFor(c.Request, cmd.Room, cmd.Target); err != nil {
-		return err
+	// Name, ref and data are a peer's own; of roles others may decide.
+	if set.Name != nil || set.Ref != nil || set.Data != nil {
+		if err := s.mayActFor(c.Request, cmd.Room, cmd.Target); err != nil {
+			return err
+		}
 	}
 	r, err := s.do(in, cmd, "")
 	if err != nil {

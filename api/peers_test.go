@@ -110,6 +110,40 @@ func TestG9_repeatedJoin(t *testing.T) {
 	if n := len(s.do("GET", peers, "").want(200).members()["peers"].([]any)); n != 1 {
 		t.Errorf("%d peers joined", n)
 	}
+	// It used to be attached anew, at a revision of its own, and taken from its socket.
+	if again.body != first.body || again.header.Get("Conclave-Rev") != first.header.Get("Conclave-Rev") {
+		t.Errorf("got %s, first %s", again.body, first.body)
+	}
+}
+
+// Who names its session learns that it is over, not that its peer is not in the next.
+func TestPeers_ofAnEndedSession(t *testing.T) {
+	s := newTestServer(t, Config{})
+	first := s.do("POST", peers, `{"ttl_ms":10000}`).want(201)
+	as := []string{
+		"Conclave-Peer", first.text("peer"), "Conclave-Peer-Key", first.text("resume_key"), "Conclave-Session", first.text("session"),
+	}
+	s.do("DELETE", "/v1/rooms/r", "").want(200)
+	s.do("PUT", keys+"k", "1", as...).refused("session_ended")
+	s.open("r")
+	s.do("PUT", keys+"k", "1", as...).refused("session_ended")
+	s.do("GET", keys+"k", "", as...).refused("session_ended")
+	s.do("PUT", keys+"k", "1", as[:4]...).refused("not_found")
+}
+
+// A peer may decide about another's role, but not about what it says of itself.
+func TestPeers_changeOthers(t *testing.T) {
+	s := newTestServer(t, Config{})
+	a := s.do("POST", peers, `{"ttl_ms":10000}`).want(201)
+	b := s.do("POST", peers, `{"ttl_ms":10000}`).want(201)
+	asA := []string{"Conclave-Peer", a.text("peer"), "Conclave-Peer-Key", a.text("resume_key")}
+	s.do("PATCH", peers+"/"+b.text("peer"), `{"role":"host"}`, asA...).want(200)
+	for _, body := range []string{`{"name":"x"}`, `{"ref":"x"}`, `{"data":1}`, `{"data":1,"role":"guest"}`} {
+		s.do("PATCH", peers+"/"+b.text("peer"), body, asA...).refused("forbidden")
+	}
+	if got := s.do("GET", peers+"/"+b.text("peer"), "").want(200); got.text("role") != "host" {
+		t.Errorf("got %s", got.body)
+	}
 }
 
 // A long answer goes out in pieces.

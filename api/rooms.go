@@ -13,6 +13,7 @@ import (
 // The bounds of a session's own durations, in ms.
 const (
 	maxSessionTime = 24 * 3_600_000
+	maxGrace       = 10 * 60_000
 	defaultIdle    = 5 * 60_000
 )
 
@@ -158,11 +159,10 @@ func (s *Server) getRoom(c *gin.Context, in *input) error {
 	if err != nil {
 		return err
 	}
-	return answer(c, http.StatusOK, v.Rev(), encodeRoom(sess, v.Rev()))
+	return answer(c, http.StatusOK, v.Rev(), encodeRoom(sess, v.Rev(), sess.Counts()))
 }
 
-func encodeRoom(sess *fsm.Session, rev uint64) []byte {
-	n := sess.Counts()
+func encodeRoom(sess *fsm.Session, rev uint64, n fsm.Counts) []byte {
 	return marshal(struct {
 		Room      string      `json:"room"`
 		Session   string      `json:"session"`
@@ -190,8 +190,7 @@ func encodeRoom(sess *fsm.Session, rev uint64) []byte {
 // putRoom answers PUT /v1/rooms/{room}: it opens a session, with what its stores
 // hold at first. A room that is open stays as it is.
 func (s *Server) putRoom(c *gin.Context, in *input) error {
-	cmd := &fsm.Command{Kind: fsm.CommandOpen, Room: in.room()}
-	in.remember(cmd)
+	cmd := writing(in, fsm.CommandOpen)
 	o := in.object()
 	profile, named := o.str("profile")
 	// A session that nobody joins must end some time: it always has an idle timeout.
@@ -200,11 +199,15 @@ func (s *Server) putRoom(c *gin.Context, in *input) error {
 		o.refuse("profile", "there is no profile %q", profile)
 	}
 	for _, d := range []struct {
-		name string
-		min  int64
-		into *int64
-	}{{"linger_ms", 0, &open.Linger}, {"grace_ms", 0, &open.Grace}, {"idle_timeout_ms", 1, &open.Idle}} {
-		if ms, ok := o.number(d.name, d.min, maxSessionTime); ok {
+		name     string
+		min, max int64
+		into     *int64
+	}{
+		{"linger_ms", 0, maxSessionTime, &open.Linger},
+		{"grace_ms", 0, maxGrace, &open.Grace},
+		{"idle_timeout_ms", 1, maxSessionTime, &open.Idle},
+	} {
+		if ms, ok := o.number(d.name, d.min, d.max); ok {
 			*d.into = ms
 		}
 	}
@@ -215,13 +218,17 @@ func (s *Server) putRoom(c *gin.Context, in *input) error {
 	if err != nil {
 		return err
 	}
-	status := http.StatusOK
-	if r.Created {
-		status = http.StatusCreated
-	}
 	v := s.node.View()
-	if sess := v.Session(cmd.Room); sess != nil && sess.ID == r.Session {
-		return answer(c, status, r.Rev, encodeRoom(sess, v.Rev()))
+	sess := v.Session(cmd.Room)
+	live := sess != nil && sess.ID == r.Session
+	status := http.StatusOK
+	switch {
+	case r.Created && live: // as it was opened: a repeat is answered the same
+		return answer(c, http.StatusCreated, r.Rev, encodeRoom(sess, r.Rev, seeded(cmd.Txn)))
+	case live:
+		return answer(c, status, v.Rev(), encodeRoom(sess, v.Rev(), sess.Counts()))
+	case r.Created:
+		status = http.StatusCreated
 	}
 	// The session has ended since: say what is still true.
 	return answer(c, status, r.Rev, marshal(map[string]any{"room": cmd.Room, "session": r.Session, "rev": r.Rev}))
@@ -252,6 +259,21 @@ func (o *object) seeds() *fsm.Txn {
 		}
 	}
 	return t
+}
+
+// seeded counts what a session begins with.
+func seeded(t *fsm.Txn) fsm.Counts {
+	stores := map[string]struct{}{fsm.DefaultStore: {}}
+	var n fsm.Counts
+	if t != nil {
+		for i := range t.Then {
+			put := &t.Then[i]
+			stores[put.Store] = struct{}{}
+			n.Keys, n.Bytes = n.Keys+1, n.Bytes+len(put.Key)+len(put.Value)
+		}
+	}
+	n.Stores = len(stores)
+	return n
 }
 
 // deleteRoom answers DELETE /v1/rooms/{room}: it ends the session now. With an

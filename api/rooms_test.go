@@ -70,11 +70,49 @@ func TestG9_repeatedEnd(t *testing.T) {
 	}
 }
 
+// A repeat of what opened a room is told what the first was, whatever has been
+// written since.
+func TestG9_repeatedOpen(t *testing.T) {
+	s := newTestServer(t, Config{})
+	body := `{"grace_ms":600000,"stores":{"a":{"k":"vv","l":null},"b":{"k":1}}}`
+	first := s.do("PUT", "/v1/rooms/r", body, "Idempotency-Key", "o1").want(201)
+	s.do("PUT", keys+"k", "1").want(201)
+	again := s.do("PUT", "/v1/rooms/r", body, "Idempotency-Key", "o1").want(201)
+	if again.body != first.body || again.header.Get("Conclave-Rev") != first.header.Get("Conclave-Rev") {
+		t.Errorf("got %s, first %s", again.body, first.body)
+	}
+	if want := `"counts":{"peers":0,"stores":3,"keys":3,"bytes":12,"locks":0}`; !strings.Contains(first.body, want) {
+		t.Errorf("got %s, want %s", first.body, want)
+	}
+	s.do("PUT", "/v1/rooms/r", `{}`, "Idempotency-Key", "o1").refused("bad_request")
+}
+
+// A session that is named is the one meant, also by what would open another.
+func TestG10_openingNamesASession(t *testing.T) {
+	s := newTestServer(t, Config{})
+	session := s.open("r").text("session")
+	s.do("PUT", "/v1/rooms/r", "", "Conclave-Session", session).want(200)
+	s.do("DELETE", "/v1/rooms/r", "").want(200)
+	s.do("PUT", "/v1/rooms/r", "", "Conclave-Session", session).refused("session_ended")
+	s.do("GET", "/v1/rooms/r", "").refused("no_session")
+}
+
+// What a room cannot be opened with is named by its place: numbers of operations
+// are the server's own.
+func TestRooms_badSeedIsNamed(t *testing.T) {
+	s := newTestServer(t, Config{})
+	d := s.do("PUT", "/v1/rooms/r", `{"profile":"100ms","stores":{"default":{"a":1,"big":"`+strings.Repeat("x", 1023)+`"}}}`).refused("limit_exceeded")
+	if d["store"] != "default" || d["key"] != "big" || d["limit"] != "value_bytes" || d["index"] != nil {
+		t.Errorf("got %v", d)
+	}
+	s.do("GET", "/v1/rooms/r", "").refused("no_session")
+}
+
 func TestRooms_badInput(t *testing.T) {
 	s := newTestServer(t, Config{})
 	for body, field := range map[string]string{
 		`{"profile":"huge"}`: "profile", `{"profile":1}`: "profile", `{"idle_timeout_ms":0}`: "idle_timeout_ms",
-		`{"linger_ms":-1}`: "linger_ms", `{"grace_ms":86400001}`: "grace_ms", `{"limits":{}}`: "limits", `null`: "body",
+		`{"linger_ms":-1}`: "linger_ms", `{"grace_ms":600001}`: "grace_ms", `{"limits":{}}`: "limits", `null`: "body",
 		`{"stores":{"a/b":{}}}`: "stores.a/b", `{"stores":{"s":[]}}`: "stores.s", `{"stores":{"s":{"a*":1}}}`: "stores.s.a*",
 		`{"stores":{"s":{"a":1,"a":2}}}`: "body",
 	} {

@@ -565,6 +565,13 @@ func TestSocket_Locks(t *testing.T) {
 	if a.must(&locks, "locks", ""); len(locks.Locks) != 1 {
 		t.Errorf("locks %+v", locks)
 	}
+	if a.must(&locks, "locks", `"store":"default"`); len(locks.Locks) != 1 {
+		t.Errorf("locks %+v", locks)
+	}
+	if a.must(&locks, "locks", `"store":"defaul"`); len(locks.Locks) != 0 {
+		t.Errorf("locks %+v", locks)
+	}
+	a.fails(wire.BadRequest, "locks", `"store":"default","prefix":"default/"`)
 	if a.must(&locks, "locks", `"key":"none"`); len(locks.Locks) != 0 {
 		t.Errorf("locks %+v", locks)
 	}

@@ -171,14 +171,20 @@ func (k *socket) peers(r *request) {
 	})
 }
 
-// locks lists a page of locks, or the one named. The time left of leases comes
+// locks lists a page of locks, of all stores or of one, or the one named. The time left of leases comes
 // from the leader, so this takes a moment.
 func (k *socket) locks(r *request) {
-	if r.o.has("key") || r.o.has("store") {
+	if r.o.has("key") {
 		k.oneLock(r)
 		return
 	}
 	p := r.o.page(true)
+	if r.o.has("store") {
+		if r.o.has("prefix") {
+			r.o.refuse("prefix", "begins with the store; leave that out")
+		}
+		p.prefix = r.o.store() + "/"
+	}
 	k.readSession(r, func(v *fsm.View, session *fsm.Session) {
 		k.start(func() {
 			found := k.server.readLocks(k.hub.ctx, session, p)

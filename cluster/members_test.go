@@ -321,6 +321,9 @@ func TestNode_aLockWithoutATTLHasNothingToRenew(t *testing.T) {
 			t.Errorf("renew: %v left, %v", left, err)
 		}
 	}
+	if left, err := node.Renew(t.Context(), fsm.LeaseRef{Room: "room", Peer: join.Peer}); left != 0 || err != nil {
+		t.Errorf("alive, with a socket: %v left, %v", left, err)
+	}
 	ref.Fence--
 	if _, err := node.Renew(t.Context(), ref); code(err) != fsm.CodeNotHolder {
 		t.Errorf("renew with another fence: %v", err)

@@ -415,7 +415,7 @@ func (n *Node) Do(ctx context.Context, c *fsm.Command) (*fsm.Result, error) {
 
 // Renew keeps a lease alive: a lock's holder, or a peer without a socket. It
 // returns the time left, counted from when the leader recorded it; 0 for a lock
-// without a TTL, which is held for as long as its peer is there. A refusal
+// without a TTL and a peer with a socket, which have no end of their own. A refusal
 // (*fsm.Refusal: not_holder, not_found, session_ended, no_session) or an
 // *UnavailableError is the error.
 func (n *Node) Renew(ctx context.Context, r fsm.LeaseRef) (time.Duration, error) {

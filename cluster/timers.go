@@ -248,7 +248,7 @@ func (l *leadership) renew(ctx context.Context, ref fsm.LeaseRef) (time.Duration
 		if !ok {
 			return 0, refuseLease(l.n.machine.View(), ref)
 		}
-		if d.TTL == 0 { // it lasts while its peer does: nothing to put off, but held all the same
+		if d.TTL == 0 { // it lasts while its peer, or its peer's socket, does: nothing to put off
 			return 0, l.confirm()
 		}
 		left, ending, held := l.timers.renew(d)
@@ -282,7 +282,7 @@ func refuseLease(v *fsm.View, ref fsm.LeaseRef) *fsm.Refusal {
 	case session == nil:
 		return &fsm.Refusal{Code: fsm.CodeNoSession, Message: "the room has no live session"}
 	case ref.Key == "":
-		return &fsm.Refusal{Code: fsm.CodeNotFound, Message: "no such peer without a socket"}
+		return &fsm.Refusal{Code: fsm.CodeNotFound, Message: "no such peer, or it is detached"}
 	}
 	return &fsm.Refusal{Code: fsm.CodeNotHolder, Message: "the lock is not held so", Details: fsm.Details{Store: ref.Store, Key: ref.Key}}
 }

@@ -100,7 +100,7 @@ func (s *Session) nodeUse(gone func(node string, incarnation uint64) bool) (uses
 // in the state; ok is false if it does not hold the lock. A hold without a TTL
 // has neither At nor TTL: it lasts while its peer does. Without a fence it is the
 // delay of the lock, which is no Lease. Peer leases likewise by peer id (owner and
-// key zero).
+// key zero); a peer with a socket lasts while that does.
 func (v *View) Lease(r LeaseRef) (d Deadline, ok bool) {
 	s := v.Session(r.Room)
 	if s == nil || r.Session != "" && r.Session != s.ID {
@@ -110,7 +110,7 @@ func (v *View) Lease(r LeaseRef) (d Deadline, ok bool) {
 	switch {
 	case r.Key == "":
 		p := s.Peer(r.Peer)
-		if p == nil || p.TTL == 0 {
+		if p == nil || !p.Attached {
 			return Deadline{}, false
 		}
 		d = peerDeadline(p)

@@ -86,7 +86,7 @@ func (c *change) do(cmd *Command, r *Result) *Refusal {
 		if cmd.Txn == nil || len(c.events) == 0 { // open before: unchanged
 			return nil
 		}
-		return c.txn(cmd.Txn, r)
+		return c.seed(cmd.Txn, r)
 	case CommandEnd:
 		c.end("ended")
 		return nil
@@ -141,13 +141,13 @@ func (c *change) recall(cmd *Command) (*Result, *Refusal) {
 }
 
 // runsAgain reports whether a repeated command runs although it was answered. A
-// join does, for the connection that asks now (it gets the same peer, attached
-// anew), and an acquire that still waits, for its present place.
+// join over a socket does, for the connection that asks now (it gets the same peer,
+// attached anew), and an acquire that still waits, for its present place.
 func (c *change) runsAgain(cmd *Command, old *Result) bool {
 	switch {
 	case old.Refusal != nil:
 		return false
-	case cmd.Kind == CommandJoin:
+	case cmd.Kind == CommandJoin && cmd.Join.Node != "":
 		c.rejoins = old.Peer
 		return true
 	}

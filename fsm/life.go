@@ -22,6 +22,17 @@ func (c *change) open(o *Open, byJoin bool) {
 	}
 }
 
+// seed puts what a session begins with. What is refused is told by its place: in
+// which order they were put is nobody's business.
+func (c *change) seed(t *Txn, r *Result) *Refusal {
+	no := c.txn(t, r)
+	if no != nil && no.Details.Index != nil {
+		at := &t.Then[*no.Details.Index]
+		no.Details.Index, no.Details.Store, no.Details.Key = nil, at.Store, at.Key
+	}
+	return no
+}
+
 // used puts the idle timeout off. The timer that is under way finds out when it
 // fires, and is set again then: a write costs no new one.
 func (c *change) used() {

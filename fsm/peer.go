@@ -125,7 +125,7 @@ func (c *change) leave(p *Peer, reason string) {
 	}
 	c.write().peers.write(c.s.gen).Delete(p.ID)
 	left := *p // as watchers last see it
-	left.Attached, left.Gen = false, c.rev
+	left.Attached, left.TTL, left.Gen = false, 0, c.rev
 	c.emit(&Event{Type: EventPeer, State: "left", Peer: &left, Reason: reason})
 	if last {
 		c.empty()

@@ -20,6 +20,8 @@ func TestView_Lease(t *testing.T) {
 	bot := joinCommand("r")
 	bot.Join = &Join{Key: "k", TTL: 7000}
 	b := w.must(bot)
+	away := w.joined("r")
+	w.must(Command{Kind: CommandDetach, Room: "r", Caller: away, Target: away.Peer})
 	v := w.s.Publish()
 	s := v.Session("r").ID
 	ref := LeaseRef{Room: "r", Store: DefaultStore, Key: "k", Fence: fence, Owner: http.LockOwner()}
@@ -43,7 +45,10 @@ func TestView_Lease(t *testing.T) {
 		{"of another owner", func(r *LeaseRef) { r.Owner = lock.Owner{Peer: "o"} }, nil},
 		{"in another room", func(r *LeaseRef) { r.Room = "q" }, nil},
 		{"in another session", func(r *LeaseRef) { r.Session = "s0" }, nil},
-		{"of a peer with a socket", func(r *LeaseRef) { *r = LeaseRef{Room: "r", Peer: ada.Peer} }, nil},
+		{"of a peer with a socket", func(r *LeaseRef) { *r = LeaseRef{Room: "r", Peer: ada.Peer} }, &Deadline{
+			Timer: Control{Kind: ControlPeerEnd, Room: "r", Session: s, Peer: ada.Peer, Seen: ada.Gen},
+		}},
+		{"of a peer that is detached", func(r *LeaseRef) { *r = LeaseRef{Room: "r", Peer: away.Peer} }, nil},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
