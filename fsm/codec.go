@@ -11,8 +11,8 @@ import (
 // indefinite lengths, and fields that this version does not know, so that a
 // replica never applies half of what a newer one meant.
 var (
-	encMode = func() cbor.EncMode {
-		mode, err := cbor.CoreDetEncOptions().EncMode()
+	encMode = func() cbor.UserBufferEncMode {
+		mode, err := cbor.CoreDetEncOptions().UserBufferEncMode()
 		if err != nil {
 			panic(err)
 		}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"conclave/lock"
 )
@@ -34,6 +35,7 @@ type recordReader struct {
 	state *State
 	in    change // the session that contents belong to; its ses is nil before the first
 	node  *node  // the node that batches belong to; nil before the first
+	data  []byte // of the record under way; used again for the next
 }
 
 func newRecordReader(source io.Reader) *recordReader {
@@ -54,6 +56,7 @@ func (r *recordReader) read() error {
 		return errors.New("this is not a snapshot")
 	}
 	sum.Write(magic)
+	var head []byte
 	for first := true; ; first = false {
 		kind, data, err := r.next()
 		if err != nil {
@@ -74,15 +77,17 @@ func (r *recordReader) read() error {
 		if first != (kind == recordHeader) {
 			return errOrder
 		}
-		sum.Write(frameRecord(kind, data))
+		head = appendRecordHead(head[:0], kind, len(data))
+		sum.Write(head)
+		sum.Write(data)
 		if err := r.record(kind, data); err != nil {
 			return fmt.Errorf("record of kind %d: %w", kind, err)
 		}
 	}
 }
 
-// next reads one record. Memory grows with what is there, not with what a
-// length says.
+// next reads one record, whose data are good until the next. Memory grows with
+// what is there, not with what a length says.
 func (r *recordReader) next() (kind byte, data []byte, err error) {
 	if kind, err = r.from.ReadByte(); err != nil {
 		return 0, nil, noEOF(err)
@@ -94,12 +99,21 @@ func (r *recordReader) next() (kind byte, data []byte, err error) {
 	if n > maxRecordBytes {
 		return 0, nil, fmt.Errorf("a record of %d bytes", n)
 	}
-	var buf bytes.Buffer
-	if _, err := io.CopyN(&buf, r.from, int64(n)); err != nil {
-		return 0, nil, noEOF(err)
+	data = r.data[:0]
+	for left := int(n); left > 0; {
+		piece := min(left, readBytes)
+		data = slices.Grow(data, piece)[:len(data)+piece]
+		if _, err := io.ReadFull(r.from, data[len(data)-piece:]); err != nil {
+			return 0, nil, noEOF(err)
+		}
+		left -= piece
 	}
-	return kind, buf.Bytes(), nil
+	r.data = data
+	return kind, data, nil
 }
+
+// readBytes is how much of a record is read before memory is made for more of it.
+const readBytes = 1 << 20
 
 // noEOF turns an end in the middle into an error that says so: io.EOF would read
 // as a proper end to callers.

@@ -2,6 +2,7 @@ package fsm
 
 import (
 	"bufio"
+	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
@@ -153,6 +154,8 @@ type recordWriter struct {
 	raw io.Writer
 	sum hash.Hash
 	err error
+
+	head, body bytes.Buffer // of the record under way; used again for the next
 }
 
 func newRecordWriter(to io.Writer) *recordWriter {
@@ -166,25 +169,31 @@ func (w *recordWriter) record(kind byte, v any) {
 	if w.err != nil {
 		return
 	}
-	data, err := encMode.Marshal(v)
-	if err != nil {
-		w.err = err
-		return
+	w.body.Reset()
+	if w.err = encMode.MarshalToBuffer(v, &w.body); w.err == nil {
+		w.err = w.frame(w.to, kind, w.body.Bytes())
 	}
-	_, w.err = w.to.Write(frameRecord(kind, data))
 }
 
-// frameRecord is a record as it stands in the file.
-func frameRecord(kind byte, data []byte) []byte {
-	head := make([]byte, 0, 1+binary.MaxVarintLen64+len(data))
-	head = binary.AppendUvarint(append(head, kind), uint64(len(data)))
-	return append(head, data...)
+func (w *recordWriter) frame(to io.Writer, kind byte, data []byte) error {
+	w.head.Reset()
+	w.head.Write(appendRecordHead(w.head.AvailableBuffer(), kind, len(data)))
+	if _, err := to.Write(w.head.Bytes()); err != nil {
+		return err
+	}
+	_, err := to.Write(data)
+	return err
+}
+
+// appendRecordHead appends what stands before the data of a record in the file.
+func appendRecordHead(b []byte, kind byte, size int) []byte {
+	return binary.AppendUvarint(append(b, kind), uint64(size))
 }
 
 // end writes the checksum of all before it; it is not part of the sum.
 func (w *recordWriter) end() {
 	if w.err == nil {
-		_, w.err = w.raw.Write(frameRecord(recordEnd, w.sum.Sum(nil)))
+		w.err = w.frame(w.raw, recordEnd, w.sum.Sum(nil))
 	}
 }
 
