@@ -82,12 +82,15 @@ type hub struct {
 
 // watcher is a socket or an event stream. Its methods must not block.
 type watcher interface {
-	wake()           // there is news in its room
+	wake(n *news)    // there is news in its room; nil: of unknown kind
 	tick(t moment)   // time has passed
 	drain()          // the node goes: end soon
 	kill()           // end now, whatever state it is in
 	watches() string // its room
 }
+
+// news is what a publication brought to a room.
+type news = fsm.RoomChange
 
 // moment is what a tick tells.
 type moment struct {
@@ -103,8 +106,8 @@ type shard struct {
 	// What the goroutine that applies the log leaves here. Holding newsMu is all
 	// that it ever does, and nobody holds it for more than a few instructions.
 	newsMu sync.Mutex
-	news   []string // rooms
-	all    bool     // every room
+	news   []news
+	all    bool // every room
 	signal chan struct{}
 }
 
@@ -132,21 +135,21 @@ func (h *hub) shard(room string) *shard {
 func (h *hub) observe(p *fsm.Published) {
 	if p.Restored {
 		for i := range h.shards {
-			h.shards[i].tell("", true)
+			h.shards[i].tell(news{}, true)
 		}
 		return
 	}
-	for _, room := range p.Changed {
-		h.shard(room).tell(room, false)
+	for _, n := range p.Changed {
+		h.shard(n.Room).tell(n, false)
 	}
 }
 
-func (s *shard) tell(room string, all bool) {
+func (s *shard) tell(n news, all bool) {
 	s.newsMu.Lock()
 	if all || len(s.news) == maxNews {
 		s.all = true
 	} else {
-		s.news = append(s.news, room)
+		s.news = append(s.news, n)
 	}
 	s.newsMu.Unlock()
 	select {
@@ -159,19 +162,19 @@ func (s *shard) tell(room string, all bool) {
 func (h *hub) run(s *shard) {
 	ticker := time.NewTicker(max(h.pace.Ping/10, 10*time.Millisecond))
 	defer ticker.Stop()
-	var spare []string
+	var spare []news
 	for {
 		select {
 		case <-h.ctx.Done():
 			return
 		case <-s.signal:
 			s.newsMu.Lock()
-			rooms, all := s.news, s.all
+			list, all := s.news, s.all
 			s.news, s.all = spare[:0], false
 			s.newsMu.Unlock()
-			s.wake(rooms, all)
-			clear(rooms)
-			spare = rooms
+			s.wake(list, all)
+			clear(list)
+			spare = list
 		case now := <-ticker.C:
 			t := moment{now: now}
 			if since := h.node.NoLeaderSince(); !since.IsZero() {
@@ -182,16 +185,16 @@ func (h *hub) run(s *shard) {
 	}
 }
 
-func (s *shard) wake(rooms []string, all bool) {
+func (s *shard) wake(list []news, all bool) {
 	if all {
-		s.each(watcher.wake)
+		s.each(func(w watcher) { w.wake(nil) })
 		return
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, room := range rooms {
-		for w := range s.rooms[room] {
-			w.wake()
+	for i := range list {
+		for w := range s.rooms[list[i].Room] {
+			w.wake(&list[i])
 		}
 	}
 }

@@ -141,7 +141,7 @@ type woken struct {
 	wakes chan struct{}
 }
 
-func (w *woken) wake()           { w.wakes <- struct{}{} }
+func (w *woken) wake(*news)      { w.wakes <- struct{}{} }
 func (w *woken) tick(moment)     {}
 func (w *woken) drain()          {}
 func (w *woken) kill()           {}

@@ -3,6 +3,7 @@ package api
 import (
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -64,6 +65,7 @@ type socket struct {
 	busy      int       // goroutines besides the reader
 	writing   bool      // the writer is one of them
 	dirty     bool      // there may be something to write
+	watching  bool      // the stream has filters, or may get some in the writer's round
 	queue     []item    // to be written, in this order
 	joined    bool      // hello has been answered
 	leaving   bool      // the peer is leaving by itself: its absence is no surprise
@@ -265,12 +267,19 @@ func (k *socket) awaitClosed() {
 
 func (k *socket) watches() string { return k.room }
 
-func (k *socket) wake() {
+// wake has a socket that watches nothing look only when it may have lost its
+// peer: else each of a full room's peers would look up whenever another joins.
+func (k *socket) wake(n *news) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.joined {
+	if k.joined && (k.watching || n == nil || n.Ended || concerns(n, k.caller.Peer)) {
 		k.kick()
 	}
+}
+
+func concerns(n *news, peer string) bool {
+	_, moved := slices.BinarySearch(n.Moved, peer)
+	return moved
 }
 
 func (k *socket) drain() { k.end(wire.CloseDraining, "this node is draining") }

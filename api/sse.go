@@ -215,7 +215,7 @@ func (e *events) frame(rev uint64, payload []byte) error {
 
 func (e *events) watches() string { return e.room }
 
-func (e *events) wake() {
+func (e *events) wake(*news) {
 	select {
 	case e.wakes <- struct{}{}:
 	default:
@@ -231,7 +231,7 @@ func (e *events) tick(t moment) {
 	defer e.mu.Unlock()
 	if t.now.UnixMilli()-e.told >= e.pace.Ping.Milliseconds()*7/10 {
 		e.bookmark = true
-		e.wake()
+		e.wake(nil)
 	}
 }
 

@@ -423,7 +423,12 @@ func (s *testStore) Transfer(ctx context.Context, to string) error {
 // waitFor polls until a condition holds.
 func waitFor(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+	waitUpTo(t, 10*time.Second, what, ok)
+}
+
+func waitUpTo(t testing.TB, limit time.Duration, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(limit); !ok(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("waited in vain for %s", what)
 		}

@@ -66,6 +66,7 @@ func (k *socket) next() (work, bool) {
 	}
 	k.dirty = false
 	w := work{k.queue, k.pong, k.ping, k.bookmark, k.ending, k.endText}
+	k.watching = k.watching || len(w.items) > 0
 	k.queue, k.pong, k.ping, k.bookmark = nil, nil, false, false
 	return w, true
 }
@@ -114,6 +115,7 @@ func (k *socket) wrote(w *work) {
 			k.openBytes -= it.weight
 		}
 	}
+	k.watching = k.stream != nil && len(k.stream.filters) > 0
 	if k.out.wrote {
 		k.out.wrote = false
 		k.told = time.Now().UnixMilli()
@@ -194,7 +196,7 @@ const doubtTime = time.Second
 func (k *socket) doubts() bool {
 	if k.doubted.IsZero() {
 		k.doubted = time.Now()
-		time.AfterFunc(doubtTime, k.wake)
+		time.AfterFunc(doubtTime, func() { k.wake(nil) })
 	}
 	return time.Since(k.doubted) < doubtTime
 }

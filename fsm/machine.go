@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -34,10 +35,18 @@ type Published struct {
 	Index     uint64 // of the last raft entry applied, a command or a configuration
 	Term      uint64 // its raft term; 0 when restored
 	Batches   []BatchOutcome
-	Changed   []string // rooms with new frames, each once
+	Changed   []RoomChange // rooms with new frames, each once
 	Grants    []Grant
 	Deadlines []Deadline
 	Restored  bool // the whole state was replaced (an installed snapshot or a restore)
+}
+
+// RoomChange says that a room has new frames, and whom they concern even if he
+// does not watch.
+type RoomChange struct {
+	Room  string
+	Moved []string // peers that were attached, detached or have left, sorted
+	Ended bool     // a session of it is over
 }
 
 // NewMachine returns a machine with an empty state. fatal is called, once, when
@@ -122,19 +131,35 @@ func (m *Machine) apply(l *raft.Log) *Outcome {
 // are told. Who is woken, or looks, finds in the ring whatever the view has.
 func (m *Machine) publish(p *Published, frames []RoomFrame) {
 	p.View = m.state.Publish()
-	changed := make(map[string]struct{}, len(frames))
+	changed := make(map[string]int, len(frames))
 	m.mu.Lock()
 	for i := range frames {
 		f := &frames[i]
 		m.append(f)
-		if _, ok := changed[f.Room]; !ok {
-			changed[f.Room] = struct{}{}
-			p.Changed = append(p.Changed, f.Room)
+		at, ok := changed[f.Room]
+		if !ok {
+			at = len(p.Changed)
+			changed[f.Room] = at
+			p.Changed = append(p.Changed, RoomChange{Room: f.Room})
 		}
+		p.Changed[at].add(f)
+	}
+	for i := range p.Changed {
+		slices.Sort(p.Changed[i].Moved)
 	}
 	m.view.Store(p.View)
 	m.mu.Unlock()
 	m.tell(p)
+}
+
+// add counts in a frame.
+func (c *RoomChange) add(f *RoomFrame) {
+	c.Ended = c.Ended || f.Ended
+	for _, e := range f.Frame.Events {
+		if e.Type == EventPeer && (e.State == "attached" || e.State == "detached" || e.State == "left") {
+			c.Moved = append(c.Moved, e.Peer.ID)
+		}
+	}
 }
 
 func (m *Machine) tell(p *Published) {
@@ -194,13 +219,13 @@ func (m *Machine) Restore(source io.ReadCloser) error {
 	p := &Published{View: state.Publish(), Index: state.index, Restored: true}
 	m.mu.Lock()
 	for room, r := range m.rings {
-		p.Changed = append(p.Changed, room)
+		p.Changed = append(p.Changed, RoomChange{Room: room, Ended: true})
 		r.close(true)
 	}
 	m.rings = make(map[string]*Ring)
 	m.view.Store(p.View)
 	m.mu.Unlock()
-	slices.Sort(p.Changed)
+	slices.SortFunc(p.Changed, func(a, b RoomChange) int { return strings.Compare(a.Room, b.Room) })
 	m.tell(p)
 	return nil
 }

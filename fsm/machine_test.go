@@ -67,7 +67,7 @@ func TestMachine_PublishesOnce(t *testing.T) {
 		t.Fatalf("published %d times", len(d.published)-published)
 	}
 	p := d.last()
-	if !slices.Equal(p.Changed, []string{"a", "b"}) || len(p.Batches) != 2 || p.Index != 4 || p.Term != 3 || p.View != d.m.View() {
+	if len(p.Changed) != 2 || p.Changed[0].Room != "a" || p.Changed[1].Room != "b" || len(p.Batches) != 2 || p.Index != 4 || p.Term != 3 || p.View != d.m.View() {
 		t.Errorf("published %+v", p)
 	}
 	if v := d.m.View(); v.Rev() != 3 || v.Index() != 4 || v.Now() != 1 {
@@ -80,7 +80,8 @@ func TestMachine_RingBeforeObservers(t *testing.T) {
 	d := newDriven(t)
 	checked := 0
 	d.m.Observe(func(p *Published) {
-		for _, room := range p.Changed {
+		for _, change := range p.Changed {
+			room := change.Room
 			s := p.View.Session(room)
 			if frames, _, ok := d.m.Ring(room).After(s.LastEventRev-1, p.View.Rev(), 1<<20); !ok || len(frames) != 1 {
 				t.Errorf("the ring of %s lacks %d", room, s.LastEventRev)

@@ -189,7 +189,8 @@ func (r *recorder) published(p *fsm.Published) {
 	if p.Restored { // the rings are not those of before: begin anew
 		clear(r.open)
 	}
-	for _, room := range p.Changed {
+	for _, change := range p.Changed {
+		room := change.Room
 		if f := r.open[room]; f != nil {
 			r.drain(f, p.View.Rev())
 			if closed, _ := f.ring.Closed(); !closed {
