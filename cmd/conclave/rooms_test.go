@@ -144,15 +144,18 @@ func (m *manyRooms) restart(nodes ...*testNode) {
 		n.start()
 	}
 	for _, n := range nodes {
-		eventually(m.t, n.id+" is ready", func() bool {
+		if !within(5*patience, func() bool {
 			resp, err := http.Get(n.url() + "/readyz")
 			if err != nil {
 				return false
 			}
 			resp.Body.Close()
 			return resp.StatusCode == http.StatusOK
-		})
-		m.t.Logf("%s killed and restarted, of %d at once: ready after %v", n.id, len(nodes), time.Since(begun).Round(time.Millisecond))
+		}) {
+			m.t.Fatalf("%s is not ready", n.id)
+		}
+		m.t.Logf("%s killed and restarted, of %d at once: ready after %v, of which %.1f s of a processor",
+			n.id, len(nodes), time.Since(begun).Round(time.Millisecond), n.gauge("process_cpu_seconds_total"))
 	}
 }
 
