@@ -11,7 +11,7 @@ import (
 type Method uint8
 
 // Channel carries the nodes' own requests: forwarded batches, read-index rounds,
-// renewals, heartbeats, membership. Requests from one node to another arrive in
+// renewals, heartbeats, membership, messages that are not logged. Requests from one node to another arrive in
 // the order in which Send was called, as long as one connection lasts; answers
 // come in any order.
 type Channel interface {

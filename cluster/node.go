@@ -51,6 +51,7 @@ type Node struct {
 	observer  *raft.Observer
 
 	batcher    *batcher
+	relay      *relay
 	reader     reader
 	leadership atomic.Pointer[leadership] // set by manage alone
 	indexes    waitList                   // raft indexes applied here
@@ -112,6 +113,7 @@ func Open(cfg Config) (*Node, error) {
 	n.machine = fsm.NewMachine(n.fatal)
 	n.machine.Observe(n.published)
 	n.batcher = newBatcher(n)
+	n.relay = newRelay(n)
 	n.reader.n = n
 
 	inner, channel, err := cfg.Network.Open(n.self, n.resolve)
@@ -143,7 +145,7 @@ func Open(cfg Config) (*Node, error) {
 	})
 	n.raft.RegisterObserver(n.observer)
 	n.channel.Handle(n.serve)
-	for _, run := range []func(){func() { n.manage(events) }, n.batcher.run, n.beat, n.enter, n.catchUp} {
+	for _, run := range []func(){func() { n.manage(events) }, n.batcher.run, n.relay.run, n.beat, n.enter, n.catchUp} {
 		n.spawn(run)
 	}
 	return n, nil

@@ -25,6 +25,7 @@ const (
 	methodHeartbeat Method = 9 // to the leader: this incarnation lives
 	methodStatus    Method = 10
 	methodMember    Method = 11 // to the leader: change the membership
+	methodRelay     Method = 13 // to every member: messages that are not logged
 )
 
 type probeAnswer struct {
@@ -248,6 +249,8 @@ func (n *Node) serve(from Identity, m Method, req []byte, reply func([]byte, err
 				return nil, err
 			}
 		})
+	case methodRelay:
+		n.relay.serve(from, req, reply)
 	default:
 		reply(nil, RemoteError(fmt.Sprintf("method %d is not known to this node", m)))
 	}

@@ -35,15 +35,22 @@ func (c *change) begin(room string, caller Caller) {
 	if c.ses != nil {
 		c.floor = c.ses.LastEventRev
 	}
-	c.by = By{Kind: caller.Kind, User: caller.User}
+	c.by = author(c.ses, caller)
+}
+
+// author is a caller as others see it; the session, if there is one, knows the ref
+// of a peer.
+func author(s *Session, caller Caller) By {
+	by := By{Kind: caller.Kind, User: caller.User}
 	if caller.Kind == CallerPeer {
-		c.by.Peer = caller.Peer
-		if c.ses != nil {
-			if p := c.ses.Peer(caller.Peer); p != nil {
-				c.by.Ref = p.Ref
+		by.Peer = caller.Peer
+		if s != nil {
+			if p := s.Peer(caller.Peer); p != nil {
+				by.Ref = p.Ref
 			}
 		}
 	}
+	return by
 }
 
 // write is the session for writing: cloned first if others may see it.

@@ -169,15 +169,21 @@ func (c *change) enter(cmd *Command) *Refusal {
 	case CommandJoin, CommandAttach, CommandDetach:
 		return nil
 	}
-	if cmd.Caller.Kind != CallerPeer {
+	return c.ses.accepts(cmd.Caller)
+}
+
+// accepts refuses a peer that is not in the session, or no longer by the
+// connection that it speaks through.
+func (s *Session) accepts(caller Caller) *Refusal {
+	if caller.Kind != CallerPeer {
 		return nil
 	}
-	p := c.ses.Peer(cmd.Caller.Peer)
+	p := s.Peer(caller.Peer)
 	switch {
 	case p == nil:
-		return c.ses.gone(cmd.Caller.Peer)
+		return s.gone(caller.Peer)
 	// Not remembered either: the same request comes again on the live connection.
-	case cmd.Caller.Gen != 0 && cmd.Caller.Gen != p.Gen:
+	case caller.Gen != 0 && caller.Gen != p.Gen:
 		return &Refusal{
 			Code: CodeUnavailable, Message: "this connection of the peer is over",
 			Details: Details{Reason: "stale_generation"},
