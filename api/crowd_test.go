@@ -191,7 +191,7 @@ func TestStream_AJoinIsEncodedOnceForAllWhoWatch(t *testing.T) {
 	sinks := make([]kept, 3)
 	streams := make([]*stream, len(sinks))
 	for i := range sinks {
-		streams[i] = s.stream("once", &sinks[i])
+		streams[i] = s.stream("once", &sinks[i], new(inbox))
 		defer streams[i].watch(nil)
 		err := streams[i].add(filters{{types: typePeer}}, 1, func(*fsm.View, *fsm.Session) error { return nil })
 		if err != nil {

@@ -110,6 +110,16 @@ func (fs filters) without(watch uint64) filters {
 	return slices.DeleteFunc(slices.Clone(fs), func(f filter) bool { return f.watch == watch })
 }
 
+// ofMessages are the filters that let messages through, cut down to those.
+func (fs filters) ofMessages() (only filters) {
+	for _, f := range fs {
+		if f.types &= typeMessage; f.types != 0 {
+			only = append(only, f)
+		}
+	}
+	return only
+}
+
 // fits refuses more filters than a connection may have.
 func (fs filters) fits() *wire.Error {
 	if len(fs) > maxFilters {

@@ -199,7 +199,7 @@ func (k *socket) perform(c *fsm.Command) (res *fsm.Result, err error) {
 func (k *socket) begin(r *request, h *hello, entered *fsm.Result) {
 	k.greeted = true
 	k.token = "" // nothing asks for it again
-	st := k.server.stream(k.room, &k.out)
+	st := k.server.stream(k.room, &k.out, &k.inbox)
 	if entered != nil {
 		k.session = entered.Session
 		st.pinned, st.session, st.self = true, entered.Session, entered.Peer

@@ -6,8 +6,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
+	"conclave/cluster"
 	"conclave/fsm"
 )
 
@@ -60,13 +59,13 @@ const retryGoodbye = 500 * time.Millisecond
 // its own speed, so a slow one holds nothing but itself.
 type hub struct {
 	node      Store
-	gauge     prometheus.Gauge // watchers
+	metrics   *metrics
 	pace      Pace
 	max       int // watchers
 	seed      maphash.Seed
 	shards    [hubShards]shard
 	loops     sync.WaitGroup // of the shards
-	unobserve func()         // ends the observation of the store
+	unobserve []func()       // ends the observations of the store
 	large     chan struct{}  // has an item for each large message under way
 
 	// ctx is what sockets wait with in the store; it ends with the hub.
@@ -82,11 +81,12 @@ type hub struct {
 
 // watcher is a socket or an event stream. Its methods must not block.
 type watcher interface {
-	wake(n *news)    // there is news in its room; nil: of unknown kind
-	tick(t moment)   // time has passed
-	drain()          // the node goes: end soon
-	kill()           // end now, whatever state it is in
-	watches() string // its room
+	wake(n *news)                       // there is news in its room; nil: of unknown kind
+	offer(b *cluster.Burst, m *metrics) // there are ephemeral messages in its room
+	tick(t moment)                      // time has passed
+	drain()                             // the node goes: end soon
+	kill()                              // end now, whatever state it is in
+	watches() string                    // its room
 }
 
 // news is what a publication brought to a room.
@@ -109,21 +109,39 @@ type shard struct {
 	news   []news
 	all    bool // every room
 	signal chan struct{}
+
+	fleeting fleeting
 }
+
+// fleeting are the ephemeral messages that a shard has not handed out yet.
+type fleeting struct {
+	mu     sync.Mutex
+	items  []*cluster.Ephemeral
+	bytes  int
+	signal chan struct{}
+}
+
+// What of ephemeral messages a shard gathers: for how long, after the first, and
+// how many and how much at most.
+const (
+	gatherTime   = 10 * time.Millisecond
+	maxFleeting  = 4096
+	fleetingMost = 4 << 20
+)
 
 func newHub(s *Server) *hub {
 	h := &hub{
-		node: s.node, gauge: s.metrics.sockets, pace: s.cfg.Pace.withDefaults(), max: s.cfg.MaxSockets,
+		node: s.node, metrics: s.metrics, pace: s.cfg.Pace.withDefaults(), max: s.cfg.MaxSockets,
 		seed: maphash.MakeSeed(), empty: make(chan struct{}), large: make(chan struct{}, largeMessages),
 	}
 	h.ctx, h.stop = context.WithCancel(context.Background())
 	for i := range h.shards {
 		shard := &h.shards[i]
 		shard.rooms = make(map[string]map[watcher]struct{})
-		shard.signal = make(chan struct{}, 1)
+		shard.signal, shard.fleeting.signal = make(chan struct{}, 1), make(chan struct{}, 1)
 		h.loops.Go(func() { h.run(shard) })
 	}
-	h.unobserve = s.node.Observe(h.observe)
+	h.unobserve = []func(){s.node.Observe(h.observe), s.node.ObserveEphemeral(h.pass)}
 	return h
 }
 
@@ -163,6 +181,9 @@ func (h *hub) run(s *shard) {
 	ticker := time.NewTicker(max(h.pace.Ping/10, 10*time.Millisecond))
 	defer ticker.Stop()
 	var spare []news
+	gathered := time.NewTimer(0)
+	defer gathered.Stop()
+	var fleeting <-chan struct{} // nil while more are gathered
 	for {
 		select {
 		case <-h.ctx.Done():
@@ -175,12 +196,60 @@ func (h *hub) run(s *shard) {
 			s.wake(list, all)
 			clear(list)
 			spare = list
+		case <-fleeting:
+			h.handOut(s)
+			fleeting = nil
+			gathered.Reset(gatherTime)
+		case <-gathered.C:
+			fleeting = s.fleeting.signal
 		case now := <-ticker.C:
 			t := moment{now: now}
 			if since := h.node.NoLeaderSince(); !since.IsZero() {
 				t.leaderless = now.Sub(since) >= h.pace.Leaderless
 			}
 			s.each(func(w watcher) { w.tick(t) })
+		}
+	}
+}
+
+// pass takes ephemeral messages, of this node's clients or of other nodes, for the
+// watchers of their rooms. It waits for none of them.
+func (h *hub) pass(es []*cluster.Ephemeral) {
+	for _, e := range es {
+		f := &h.shard(e.Room).fleeting
+		f.mu.Lock()
+		f.items = append(f.items, e)
+		f.bytes += e.Size()
+		for len(f.items) > maxFleeting || f.bytes > fleetingMost {
+			f.bytes -= f.items[0].Size()
+			f.items = f.items[1:]
+			h.metrics.lost.Inc()
+		}
+		f.mu.Unlock()
+		select {
+		case f.signal <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// handOut hands out what a shard has gathered. The first message after a while is
+// alone; of many, each watcher gets a few frames.
+func (h *hub) handOut(s *shard) {
+	s.fleeting.mu.Lock()
+	items := s.fleeting.items
+	s.fleeting.items, s.fleeting.bytes = nil, 0
+	s.fleeting.mu.Unlock()
+	rooms := make(map[string][]*cluster.Ephemeral, 1)
+	for _, e := range items {
+		rooms[e.Room] = append(rooms[e.Room], e)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for room, items := range rooms {
+		burst := cluster.NewBurst(items)
+		for w := range s.rooms[room] {
+			w.offer(burst, h.metrics)
 		}
 	}
 }
@@ -221,7 +290,7 @@ func (h *hub) add(w watcher) (full, draining bool) {
 	}
 	h.watchers++
 	h.members++
-	h.gauge.Inc()
+	h.metrics.sockets.Inc()
 	s := h.shard(w.watches())
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -247,7 +316,7 @@ func (h *hub) remove(w watcher) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.watchers--
-	h.gauge.Dec()
+	h.metrics.sockets.Dec()
 	h.left()
 }
 
@@ -313,7 +382,9 @@ func (h *hub) drain(ctx context.Context) error {
 	}
 	h.stop()
 	<-h.empty
-	h.unobserve()
+	for _, stop := range h.unobserve {
+		stop()
+	}
 	h.loops.Wait()
 	return err
 }

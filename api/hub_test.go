@@ -14,6 +14,7 @@ import (
 	"strings"
 	"testing"
 
+	"conclave/cluster"
 	"conclave/fsm"
 )
 
@@ -141,8 +142,9 @@ type woken struct {
 	wakes chan struct{}
 }
 
-func (w *woken) wake(*news)      { w.wakes <- struct{}{} }
-func (w *woken) tick(moment)     {}
-func (w *woken) drain()          {}
-func (w *woken) kill()           {}
-func (w *woken) watches() string { return w.room }
+func (w *woken) wake(*news)                     { w.wakes <- struct{}{} }
+func (w *woken) tick(moment)                    {}
+func (w *woken) drain()                         {}
+func (w *woken) kill()                          {}
+func (w *woken) watches() string                { return w.room }
+func (w *woken) offer(*cluster.Burst, *metrics) {}

@@ -19,9 +19,6 @@ func (o *object) message() *fsm.Message {
 	if wrong := badKey(m.Topic); wrong != "" {
 		o.refuse("topic", "%s", wrong)
 	}
-	if o.flag("ephemeral") {
-		o.refuse("ephemeral", "is not supported by this server")
-	}
 	to := o.object("to")
 	if to == nil {
 		return m
@@ -62,8 +59,12 @@ func badText(s string) bool {
 func (s *Server) postMessage(c *gin.Context, in *input) error {
 	cmd := s.opens(in, writing(in, fsm.CommandTxn))
 	o := in.object()
-	cmd.Txn = single(fsm.Operation{Kind: fsm.OpSend, Message: o.message()})
+	m, ephemeral := o.message(), o.flag("ephemeral")
 	o.done()
+	if ephemeral {
+		return s.postEphemeral(c, in, cmd, m)
+	}
+	cmd.Txn = single(fsm.Operation{Kind: fsm.OpSend, Message: m})
 	r, err := s.do(in, cmd, "")
 	if err != nil {
 		return err

@@ -140,7 +140,7 @@ func TestMessages_TopicsAndForm(t *testing.T) {
 		t.Errorf("got %v", e.Details)
 	}
 	for members, field := range map[string]string{
-		`"topic":"t","data":1,"ephemeral":true`: "ephemeral", `"topic":"t","data":1,"to":{"peers":[]}`: "to", `"topic":"t"`: "data",
+		`"topic":"t","data":1,"ephemeral":1`: "ephemeral", `"topic":"t","data":1,"to":{"peers":[]}`: "to", `"topic":"t"`: "data",
 	} {
 		if e := b.fails(wire.BadRequest, "send", members); e.Details["field"] != field {
 			t.Errorf("%s: got %v, want the field %q", members, e.Details, field)
@@ -226,7 +226,7 @@ func TestG8_NoMessageIsLostBetweenJoinAndSnapshot(t *testing.T) {
 	s.put("r", "k", "2")
 
 	var got frames
-	st := s.stream("r", &got)
+	st := s.stream("r", &got, new(inbox))
 	st.pinned, st.session, st.self = true, c.hello.Session, c.hello.Peer
 	fs, bad := parseFilters(t, `[{"topics":["chat"]},{"keys":["k"]}]`)
 	if bad != nil {
@@ -260,7 +260,7 @@ func TestMessages_EndForAPeerThatIsRemoved(t *testing.T) {
 	s := newSocketServer(t, Config{})
 	keeper, c := s.join("r", ""), s.join("r", "")
 	var got frames
-	st := s.stream("r", &got)
+	st := s.stream("r", &got, new(inbox))
 	st.pinned, st.session, st.self = true, c.hello.Session, c.hello.Peer
 	fs, bad := parseFilters(t, `[{"types":["message","peer"]}]`)
 	if bad != nil {
@@ -312,7 +312,7 @@ func TestMessages_OverHTTP(t *testing.T) {
 	}
 	for body, field := range map[string]string{
 		``: "data", `{"topic":"t"}`: "data", `{"data":1}`: "topic", `{"topic":"t","data":1,"key":"k"}`: "key",
-		`{"topic":"t","data":1,"ephemeral":true}`: "ephemeral", `{"topic":"t","data":1,"to":{"peers":["p1"],"key":1}}`: "to.key",
+		`{"topic":"t","data":1,"ephemeral":1}`: "ephemeral", `{"topic":"t","data":1,"to":{"peers":["p1"],"key":1}}`: "to.key",
 	} {
 		if got := s.do("POST", messages, body).refused("bad_request"); got["field"] != field {
 			t.Errorf("%s: got %v, want the field %q", body, got, field)

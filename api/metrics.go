@@ -18,15 +18,16 @@ import (
 // that two servers in one process do not collide. No label takes a client's word:
 // their number is bounded by the routes and the codes.
 type metrics struct {
-	registry *prometheus.Registry
-	requests *prometheus.CounterVec   // by route and status
-	seconds  *prometheus.HistogramVec // by route; a long poll counts as long as it waited
-	sockets  prometheus.Gauge         // connections: WebSocket and events
-	watchers prometheus.Gauge
-	frames   prometheus.Counter     // sent to watchers
-	resets   *prometheus.CounterVec // by reason
-	batches  *prometheus.CounterVec // by what the log made of them; repeated ones are re-sent after a change of leader
-	commands prometheus.Counter     // with batches: how many commands share one
+	registry                    *prometheus.Registry
+	requests                    *prometheus.CounterVec   // by route and status
+	seconds                     *prometheus.HistogramVec // by route; a long poll counts as long as it waited
+	sockets                     prometheus.Gauge         // connections: WebSocket and events
+	watchers                    prometheus.Gauge
+	frames                      prometheus.Counter     // sent to watchers
+	resets                      *prometheus.CounterVec // by reason
+	ephemeral, superseded, lost prometheus.Counter     // ephemeral messages: sent to watchers, and what slow ones did not get
+	batches                     *prometheus.CounterVec // by what the log made of them; repeated ones are re-sent after a change of leader
+	commands                    prometheus.Counter     // with batches: how many commands share one
 }
 
 func newMetrics(node Store, waits *grants) *metrics {
@@ -45,12 +46,20 @@ func newMetrics(node Store, waits *grants) *metrics {
 		resets: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "conclave_watch_resets_total", Help: "Watchers told to forget what they have, by reason.",
 		}, []string{"reason"}),
+		ephemeral: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "conclave_ephemeral_sent_total", Help: "Ephemeral messages sent to watchers.",
+		}),
 		batches: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "conclave_batches_total", Help: "Batches of commands seen in the log, by what became of them.",
 		}, []string{"status"}),
 		commands: prometheus.NewCounter(prometheus.CounterOpts{Name: "conclave_commands_total", Help: "Commands applied, of all nodes."}),
 	}
-	m.registry.MustRegister(m.requests, m.seconds, m.sockets, m.watchers, m.frames, m.resets, m.batches, m.commands,
+	dropped := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "conclave_ephemeral_dropped_total",
+		Help: "Ephemeral messages that a slow watcher did not get: a newer one took the place, or there was none.",
+	}, []string{"reason"})
+	m.superseded, m.lost = dropped.WithLabelValues("superseded"), dropped.WithLabelValues("full")
+	m.registry.MustRegister(m.ephemeral, dropped, m.requests, m.seconds, m.sockets, m.watchers, m.frames, m.resets, m.batches, m.commands,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "conclave_lock_waits", Help: "Acquires of this node's clients on their way or in line."},
 			func() float64 { return float64(waits.size()) }),
@@ -120,13 +129,15 @@ var (
 	descRev     = prometheus.NewDesc("conclave_rev", "The revision of the last change published by this node.", nil, nil)
 	descDisk    = prometheus.NewDesc("conclave_disk_write_seconds", "A recent write to the log, smoothed.", nil, nil)
 	descReady   = prometheus.NewDesc("conclave_ready", "1 when this node serves.", nil, nil)
+	descRelay   = prometheus.NewDesc("conclave_ephemeral_relay_dropped_total",
+		"Ephemeral messages that a member, slow or away, did not get from this node: a newer one took the place, or there was none.", []string{"reason"}, nil)
 	descMembers = prometheus.NewDesc("conclave_members", "Members of the cluster.", []string{"voter"}, nil)
 )
 
 // Describe implements prometheus.Collector.
 func (s statusCollector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		descTerm, descApplied, descCommit, descConfig, descLeader, descHas, descRev, descDisk, descReady, descMembers,
+		descTerm, descApplied, descCommit, descConfig, descLeader, descHas, descRev, descDisk, descReady, descMembers, descRelay,
 	} {
 		ch <- d
 	}
@@ -151,6 +162,9 @@ func (s statusCollector) Collect(ch chan<- prometheus.Metric) {
 	gauge(descHas, truth(st.Leader != ""))
 	gauge(descRev, float64(st.Rev))
 	gauge(descReady, truth(len(s.node.Ready()) == 0))
+	superseded, lost := s.node.Relayed()
+	ch <- prometheus.MustNewConstMetric(descRelay, prometheus.CounterValue, float64(superseded), "superseded")
+	ch <- prometheus.MustNewConstMetric(descRelay, prometheus.CounterValue, float64(lost), "full")
 	// Other members' disks are their own scrapes' business: one node, one figure.
 	voters := 0
 	for _, m := range st.Members {

@@ -27,6 +27,9 @@ const (
 // operation of a transaction have them. The caller calls done.
 func (o *object) operation(do string, by fsm.Caller) fsm.Operation {
 	if do == "send" { // the one without a store
+		if o.flag("ephemeral") {
+			o.refuse("ephemeral", "is not for transactions, which are logged")
+		}
 		return fsm.Operation{Kind: fsm.OpSend, Message: o.message()}
 	}
 	op := fsm.Operation{Store: o.store()}

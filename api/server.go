@@ -21,6 +21,10 @@ type Store interface {
 	Ring(room string) *fsm.Ring
 	Observe(f func(*fsm.Published)) (remove func())
 
+	Relay(e *cluster.Ephemeral)
+	ObserveEphemeral(f func([]*cluster.Ephemeral)) (remove func())
+	Relayed() (superseded, lost uint64)
+
 	Do(ctx context.Context, c *fsm.Command) (*fsm.Result, error)
 	NewLane() Lane
 	Read(ctx context.Context) (*fsm.View, error)

@@ -12,6 +12,7 @@ import (
 	"github.com/gorilla/websocket"
 
 	"conclave/client/wire"
+	"conclave/cluster"
 	"conclave/fsm"
 )
 
@@ -85,6 +86,7 @@ type socket struct {
 	ping      bool                // ask for a sign of life
 	pinged    int64               // Unix ms of the last
 	bookmark  bool
+	inbox     inbox
 	told      int64 // Unix ms of the last write
 }
 
@@ -280,6 +282,17 @@ func (k *socket) wake(n *news) {
 func concerns(n *news, peer string) bool {
 	_, moved := slices.BinarySearch(n.Moved, peer)
 	return moved
+}
+
+func (k *socket) offer(b *cluster.Burst, m *metrics) {
+	if k.inbox.wants.Load() == nil {
+		return
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if !k.closed && k.inbox.put(b, k.caller.Peer, m) {
+		k.kick()
+	}
 }
 
 func (k *socket) drain() { k.end(wire.CloseDraining, "this node is draining") }

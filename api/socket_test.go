@@ -46,17 +46,18 @@ func newSocketServer(t testing.TB, cfg Config) *socketServer {
 
 // wsFrame is any frame that a server sends.
 type wsFrame struct {
-	ID       uint64          `json:"id"`
-	OK       json.RawMessage `json:"ok"`
-	Error    *wire.Error     `json:"error"`
-	Waiting  *waitingNotice  `json:"waiting"`
-	Events   []wire.Event    `json:"events"`
-	Rev      uint64          `json:"rev"`
-	Snapshot *wire.Snapshot  `json:"snapshot"`
-	For      uint64          `json:"for"`
-	More     bool            `json:"more"`
-	Reset    string          `json:"reset"`
-	raw      string
+	ID        uint64           `json:"id"`
+	OK        json.RawMessage  `json:"ok"`
+	Error     *wire.Error      `json:"error"`
+	Waiting   *waitingNotice   `json:"waiting"`
+	Events    []wire.Event     `json:"events"`
+	Rev       uint64           `json:"rev"`
+	Snapshot  *wire.Snapshot   `json:"snapshot"`
+	For       uint64           `json:"for"`
+	More      bool             `json:"more"`
+	Reset     string           `json:"reset"`
+	Ephemeral []wire.Ephemeral `json:"ephemeral"`
+	raw       string
 }
 
 type waitingNotice struct{ Position int }

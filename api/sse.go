@@ -9,6 +9,7 @@ import (
 	"github.com/gin-gonic/gin"
 
 	"conclave/client/wire"
+	"conclave/cluster"
 	"conclave/fsm"
 )
 
@@ -26,6 +27,7 @@ type events struct {
 	told     int64 // Unix ms of the last frame
 	bookmark bool
 	ended    bool
+	inbox    inbox
 }
 
 // serveEvents answers GET …/events: one event per frame of protocol section 4. The
@@ -64,7 +66,7 @@ func (s *Server) serveEvents(c *gin.Context) {
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Accel-Buffering", "no") // else nginx holds events back
 	c.Writer.WriteHeader(http.StatusOK)
-	st := s.stream(room, e)
+	st := s.stream(room, e, &e.inbox)
 	defer st.watch(nil)
 	// An error is that of a reader who is gone or too slow: it comes back or not.
 	if err := e.begin(st, fs, last, resumes); err == nil {
@@ -157,12 +159,19 @@ func (e *events) begin(st *stream, fs filters, last uint64, resumes bool) error 
 // serve sends what comes, until the reader or the node goes.
 func (e *events) serve(st *stream, gone <-chan struct{}) {
 	for {
-		if _, _, err := st.follow(); err != nil {
+		e.mu.Lock()
+		bookmark, fleeting := e.bookmark, e.inbox.take()
+		e.bookmark = false
+		e.mu.Unlock()
+		v, session, err := st.follow()
+		if err == nil {
+			fleeting, err = st.pass(fleeting, v, session)
+		}
+		if err != nil {
 			return
 		}
 		e.mu.Lock()
-		bookmark := e.bookmark
-		e.bookmark = false
+		e.inbox.waiting.Return(fleeting)
 		e.mu.Unlock()
 		if bookmark && st.bookmark() != nil {
 			return
@@ -205,9 +214,11 @@ func (e *events) frame(rev uint64, payload []byte) error {
 			return err
 		}
 	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.told = time.Now().UnixMilli()
+	if rev != 0 { // ephemeral messages put no bookmark off
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		e.told = time.Now().UnixMilli()
+	}
 	return nil
 }
 
@@ -219,6 +230,17 @@ func (e *events) wake(*news) {
 	select {
 	case e.wakes <- struct{}{}:
 	default:
+	}
+}
+
+func (e *events) offer(b *cluster.Burst, m *metrics) {
+	if e.inbox.wants.Load() == nil {
+		return
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.inbox.put(b, "", m) {
+		e.wake(nil)
 	}
 }
 

@@ -31,6 +31,8 @@ type testStore struct {
 	now       int64                // cluster time, ms
 	first     func(*fsm.Published) // called before the observers, if a test sets it
 	observers map[int]func(*fsm.Published)
+	relayed   []*cluster.Ephemeral         // that were to go to other nodes
+	takers    []func([]*cluster.Ephemeral) // of those that come from other nodes
 	added     int
 	outcomes  []fsm.BatchOutcome // of the entry being applied
 	renewed   map[fsm.LeaseRef]int64
@@ -222,6 +224,31 @@ func (s *testStore) Observe(f func(*fsm.Published)) (remove func()) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		delete(s.observers, id)
+	}
+}
+
+func (s *testStore) Relay(e *cluster.Ephemeral) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.relayed = append(s.relayed, e)
+}
+
+func (s *testStore) ObserveEphemeral(f func([]*cluster.Ephemeral)) (remove func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.takers = append(s.takers, f)
+	return func() {}
+}
+
+func (s *testStore) Relayed() (superseded, lost uint64) { return 2, 1 }
+
+// receive brings ephemeral messages of another node.
+func (s *testStore) receive(es ...*cluster.Ephemeral) {
+	s.mu.Lock()
+	takers := slices.Clone(s.takers)
+	s.mu.Unlock()
+	for _, f := range takers {
+		f(es)
 	}
 }
 

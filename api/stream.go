@@ -62,6 +62,7 @@ type stream struct {
 	cursor  uint64
 
 	filters filters
+	inbox   *inbox // of the watcher, for what does not come by the ring
 
 	// self is the peer whose stream it is, "" for who only observes; peer is that
 	// peer as the last view had it, which decides about the messages that it gets.
@@ -71,8 +72,8 @@ type stream struct {
 
 // stream makes the stream of a watcher. It watches nothing yet, and must watch
 // nothing again when the watcher goes.
-func (s *Server) stream(room string, out sink) *stream {
-	return &stream{node: s.node, metrics: s.metrics, room: room, backlog: s.cfg.Backlog, out: out}
+func (s *Server) stream(room string, out sink, in *inbox) *stream {
+	return &stream{node: s.node, metrics: s.metrics, room: room, backlog: s.cfg.Backlog, out: out, inbox: in}
 }
 
 // watch sets what the watcher wants to see from the cursor on.
@@ -84,6 +85,7 @@ func (s *stream) watch(fs filters) {
 		s.metrics.watchers.Dec()
 	}
 	s.filters = fs
+	s.inbox.want(fs)
 }
 
 // view is the present: a view, the session in it that concerns this stream, and
@@ -243,14 +245,8 @@ func (s *stream) send(f *fsm.Frame) error {
 // revision, up to v. A new peer's stream begins with a snapshot, which has none:
 // those sent between its join and the snapshot would be lost.
 func (s *stream) messages(fs filters, after uint64, v *fsm.View) error {
-	var only filters
-	for _, f := range fs {
-		if f.types &= typeMessage; f.types != 0 {
-			only = append(only, f)
-		}
-	}
 	filters, cursor := s.filters, s.cursor
-	s.filters, s.cursor = only, after
+	s.filters, s.cursor = fs.ofMessages(), after
 	// A reset would say nothing: the snapshot comes anyway.
 	_, err := s.pull(v)
 	s.filters, s.cursor = filters, cursor

@@ -670,7 +670,7 @@ func TestG12_NoEndlessResets(t *testing.T) {
 	nothing := func(*fsm.View, *fsm.Session) error { return nil }
 	t.Run("a reader who never catches up is given up", func(t *testing.T) {
 		out := &overtaken{s: s, room: "lag", patience: 100}
-		st := s.stream("lag", out)
+		st := s.stream("lag", out, new(inbox))
 		defer st.watch(nil)
 		if err := st.add(filters{{types: typesAll}}, 1, nothing); err != nil {
 			t.Fatal(err)
@@ -684,7 +684,7 @@ func TestG12_NoEndlessResets(t *testing.T) {
 	})
 	t.Run("one who does is not, however often it lags", func(t *testing.T) {
 		out := &overtaken{s: s, room: "lag", patience: maxResets}
-		st := s.stream("lag", out)
+		st := s.stream("lag", out, new(inbox))
 		defer st.watch(nil)
 		if err := st.add(filters{{types: typesAll}}, 1, nothing); err != nil {
 			t.Fatal(err)

@@ -43,7 +43,7 @@ var verbs = map[string]func(*socket, *request){
 	"locks":       (*socket).locks,
 	"validate":    (*socket).validate,
 	"peers":       (*socket).peers,
-	"send":        (*socket).change,
+	"send":        (*socket).sendMessage,
 	"set_self":    (*socket).setSelf,
 	"remove_peer": (*socket).removePeer,
 	"leave":       (*socket).leave,

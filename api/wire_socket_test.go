@@ -178,3 +178,22 @@ func TestSocket_SpeaksTheSamplesOfMessages(t *testing.T) {
 	compareSamples(t, "ws_messages.json", v.samples)
 	compareSamples(t, "ws_messages_other.json", b.samples)
 }
+
+// The frames of ephemeral messages.
+func TestSocket_SpeaksTheSamplesOfEphemeralMessages(t *testing.T) {
+	s := newSocketServer(t, Config{})
+	v := &conversation{c: s.dial("studio")}
+	v.say(`{"id":1,"do":"hello","v":1,"client":"h1","ref":"u7","watch":[{"types":["message"]}]}`)
+	v.hear() // its snapshot
+	b := &conversation{c: s.dial("studio")}
+	b.say(`{"id":1,"do":"hello","v":1,"client":"h2","observe":true,"watch":[{"topics":["cursor"]}]}`)
+	b.hear() // its snapshot
+	v.say(`{"id":2,"do":"send","topic":"cursor","data":{"x":0.25,"y":1.50},"ephemeral":true}`)
+	b.hear()
+	b.say(`{"id":2,"do":"send","topic":"like","data":"+1","ephemeral":true,"to":{"peers":["p1"],"refs":["u9"]}}`)
+	v.hear()
+	v.say(`{"id":3,"do":"send","topic":"cursor","data":1,"ephemeral":true,"to":{"peers":[]}}`)
+	v.say(`{"id":4,"do":"txn","then":[{"do":"send","topic":"cursor","data":1,"ephemeral":true}]}`)
+	compareSamples(t, "ws_ephemeral.json", v.samples)
+	compareSamples(t, "ws_ephemeral_other.json", b.samples)
+}

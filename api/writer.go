@@ -8,12 +8,14 @@ import (
 	"github.com/gorilla/websocket"
 
 	"conclave/client/wire"
+	"conclave/cluster"
 	"conclave/fsm"
 )
 
 // work is what one round of the writer takes up.
 type work struct {
 	items    []item
+	fleeting []*cluster.Ephemeral
 	pong     []byte
 	ping     bool
 	bookmark bool
@@ -65,7 +67,7 @@ func (k *socket) next() (work, bool) {
 		return work{}, false
 	}
 	k.dirty = false
-	w := work{k.queue, k.pong, k.ping, k.bookmark, k.ending, k.endText}
+	w := work{k.queue, k.inbox.take(), k.pong, k.ping, k.bookmark, k.ending, k.endText}
 	k.watching = k.watching || len(w.items) > 0
 	k.queue, k.pong, k.ping, k.bookmark = nil, nil, false, false
 	return w, true
@@ -76,12 +78,14 @@ func (k *socket) next() (work, bool) {
 // of a write come before its answer.
 func (k *socket) fill(w *work) error {
 	if k.stream != nil {
-		v, _, err := k.stream.follow()
+		v, session, err := k.stream.follow()
 		if err != nil {
 			return err
 		}
 		if code, text := k.standing(v); code != 0 {
 			k.end(code, text)
+		} else if err := k.pass(w.fleeting, v, session); err != nil {
+			return err
 		}
 	}
 	for _, it := range w.items {
@@ -103,6 +107,20 @@ func (k *socket) fill(w *work) error {
 		return k.out.put(opPing, nil)
 	}
 	return nil
+}
+
+// pass sends ephemeral messages. What comes too early waits for the next round,
+// which the room's next change brings.
+func (k *socket) pass(fleeting []*cluster.Ephemeral, v *fsm.View, session *fsm.Session) error {
+	wrote := k.out.wrote
+	early, err := k.stream.pass(fleeting, v, session)
+	k.out.wrote = wrote // they put no bookmark off
+	if len(early) > 0 {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		k.inbox.waiting.Return(early)
+	}
+	return err
 }
 
 // wrote settles what a round has answered.

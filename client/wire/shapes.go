@@ -105,6 +105,13 @@ type Event struct {
 	From       *By             `json:"from,omitempty"`
 }
 
+// Ephemeral is a message that was not logged: no event, and without a revision.
+type Ephemeral struct {
+	Topic string          `json:"topic"`
+	Data  json.RawMessage `json:"data"`
+	From  By              `json:"from"`
+}
+
 // Filter is one item of a watch. A filter with none of its members set lets
 // everything through. Keys imply the type put, delete and lock.
 type Filter struct {
@@ -177,6 +184,8 @@ type Op struct {
 	Topic string      `json:"topic,omitempty"`
 	To    *Recipients `json:"to,omitempty"`
 	Echo  bool        `json:"echo,omitempty"`
+	// Ephemeral messages are not logged; a transaction has none.
+	Ephemeral bool `json:"ephemeral,omitempty"`
 }
 
 // Recipients are those whom a message is for: whoever is named in any of the
