@@ -258,6 +258,21 @@ func TestServer_metrics(t *testing.T) {
 }
 
 // A panic in a handler is internal, told to the client by its id alone.
+// Probes ask with HEAD; metrics used to answer 405.
+func TestServer_headWhereGetIs(t *testing.T) {
+	s := newTestServer(t, Config{})
+	s.open("r")
+	s.do("PUT", keys+"k", "1").want(201)
+	for _, path := range []string{
+		"/v1", "/livez", "/readyz", "/metrics", "/v1/cluster", "/v1/rooms", "/v1/rooms/r", "/v1/rooms/r/stores",
+		"/v1/rooms/r/stores/default", keys + "k", "/v1/rooms/r/peers", "/v1/rooms/r/locks",
+	} {
+		if got := s.do("HEAD", path, "").want(200); got.body != "" {
+			t.Errorf("%s: got %s", path, got.body)
+		}
+	}
+}
+
 func TestServer_panicIsInternal(t *testing.T) {
 	s := newTestServer(t, Config{Auth: panicking{}})
 	r := s.do("GET", "/v1/rooms", "")

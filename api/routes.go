@@ -49,7 +49,9 @@ func (s *Server) routes() http.Handler {
 	read(g, "/v1", s.getServer)
 	read(g, "/livez", s.getLive)
 	read(g, "/readyz", s.getReady)
-	g.GET("/metrics", gin.WrapH(s.metrics.handler()))
+	metrics := gin.WrapH(s.metrics.handler())
+	g.GET("/metrics", metrics)
+	g.HEAD("/metrics", metrics)
 
 	read(g, "/v1/rooms", s.listRooms)
 	room := g.Group("/v1/rooms/:room")
