@@ -156,6 +156,7 @@ func peerState(p *fsm.Peer) string {
 
 // timeLeft answers the time left of a holder's lease in ms, false when it has no
 // end or nobody knows it. It is added while encoding, for it is never stored.
+// Asked about nobody, it answers the time left of the lock's delay.
 type timeLeft func(lock.Holder) (ms int64, ok bool)
 
 // appendLock appends a lock. left may be nil.
@@ -181,6 +182,9 @@ func appendLock(b []byte, store, key string, l *lock.Lock, left timeLeft) []byte
 				b = appendNumber(b, "expires_in_ms", uint64(max(ms, 0)))
 			}
 		}
+		if h.Delay > 0 {
+			b = appendNumber(b, "delay_ms", uint64(h.Delay))
+		}
 		if h.Data != nil {
 			b = appendRaw(b, "data", h.Data)
 		}
@@ -195,7 +199,13 @@ func appendLock(b []byte, store, key string, l *lock.Lock, left timeLeft) []byte
 		b = appendTime(appendName(b, "since"), w.Since)
 		b = append(b, '}')
 	}
-	return append(b, ']', '}')
+	b = append(b, ']')
+	if l.NotBefore != 0 && left != nil {
+		if ms, ok := left(lock.Holder{}); ok && ms > 0 {
+			b = appendNumber(b, "delay_ends_in_ms", uint64(ms))
+		}
+	}
+	return append(b, '}')
 }
 
 // encodeEvent is the event as every watcher that may see it receives it.

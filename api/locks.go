@@ -204,7 +204,7 @@ func (s *Server) renewLock(c *gin.Context, in *input) error {
 func (s *Server) renew(c *gin.Context, ref fsm.LeaseRef) error {
 	left, err := s.node.Renew(c.Request.Context(), ref)
 	if err != nil {
-		return err
+		return s.notHolder(ref.Room, ref.Store, ref.Key, ref.Fence, err)
 	}
 	return answer(c, http.StatusOK, s.node.View().Rev(), appendRenewed(nil, left))
 }
@@ -231,7 +231,7 @@ func (s *Server) releaseLock(c *gin.Context, in *input) error {
 	cmd.Txn = single(op)
 	r, err := s.do(in, cmd, owner)
 	if err != nil {
-		return err
+		return s.notHolder(cmd.Room, op.Store, op.Key, op.Fence, err)
 	}
 	return answer(c, http.StatusOK, r.Rev, marshal(map[string]uint64{"rev": r.Rev}))
 }
@@ -246,10 +246,15 @@ func (s *Server) getLock(c *gin.Context, in *input) error {
 	}
 	l := sess.Lock(store, key)
 	if fence != 0 {
-		return answer(c, http.StatusOK, v.Rev(), marshal(map[string]bool{"valid": holds(l, fence, owner)}))
+		reason := ""
+		valid := holds(l, fence, owner)
+		if !valid {
+			reason = s.endOf(sess.Room, store, key, fence)
+		}
+		return answer(c, http.StatusOK, v.Rev(), append(appendValid(nil, valid, reason), '}'))
 	}
 	if l == nil {
-		return wire.Errorf(wire.NotFound, "nobody holds or wants this lock").With("store", store).With("key", key)
+		return wire.Errorf(wire.NotFound, "nobody holds or wants this lock, and it is not in its delay").With("store", store).With("key", key)
 	}
 	refs := leaseRefs(nil, sess, store, key, l)
 	left := s.node.TimeLeft(c.Request.Context(), refs)
@@ -270,12 +275,24 @@ func holds(l *lock.Lock, fence uint64, owner string) bool {
 	return false
 }
 
-// leaseRefs appends how the leader knows the leases of a lock's holders.
+// appendValid appends the answer about a fence, left open: of one that is not valid
+// how its grant ended, if that is known.
+func appendValid(b []byte, valid bool, reason string) []byte {
+	b = append(b, `{"valid":`...)
+	b = strconv.AppendBool(b, valid)
+	return appendText(b, "reason", reason)
+}
+
+// leaseRefs appends how the leader knows the leases of a lock's holders, and its
+// delay.
 func leaseRefs(refs []fsm.LeaseRef, sess *fsm.Session, store, key string, l *lock.Lock) []fsm.LeaseRef {
 	for _, h := range l.Holders {
 		if h.TTL > 0 {
 			refs = append(refs, leaseRef(sess, store, key, h))
 		}
+	}
+	if l.NotBefore != 0 {
+		refs = append(refs, leaseRef(sess, store, key, lock.Holder{}))
 	}
 	return refs
 }
@@ -284,7 +301,8 @@ func leaseRef(sess *fsm.Session, store, key string, h lock.Holder) fsm.LeaseRef 
 	return fsm.LeaseRef{Room: sess.Room, Session: sess.ID, Store: store, Key: key, Fence: h.Fence, Owner: h.Owner}
 }
 
-// leftOf looks up what the leader said of a lock's leases.
+// leftOf looks up what the leader said of a lock's leases, and, asked about nobody,
+// of its delay.
 func leftOf(left map[fsm.LeaseRef]time.Duration, sess *fsm.Session, store, key string) timeLeft {
 	return func(h lock.Holder) (int64, bool) {
 		d, ok := left[leaseRef(sess, store, key, h)]

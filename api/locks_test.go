@@ -292,8 +292,11 @@ func TestLocks_badInput(t *testing.T) {
 	for body, field := range map[string]string{
 		``: "ttl_ms", `{}`: "ttl_ms", `[]`: "body", `{"ttl_ms":999}`: "ttl_ms", `{"ttl_ms":1e3}`: "ttl_ms",
 		`{"ttl_ms":1000,"wait":5}`: "wait", `{"ttl_ms":1000,"wait_ms":-1}`: "wait_ms", `{"ttl_ms":1000,"owner":""}`: "owner",
-		`{"ttl_ms":1000,"owner":7}`: "owner", `{"ttl_ms":1000,"mode":"shared"}`: "mode", `{"ttl_ms":1000,"permits":3}`: "permits",
-		`{"ttl_ms":1000,"delay_ms":5}`: "delay_ms", `{"ttl_ms":1000,"release_on_detach":true}`: "release_on_detach",
+		`{"ttl_ms":1000,"owner":7}`: "owner", `{"ttl_ms":1000,"mode":"mine"}`: "mode", `{"ttl_ms":1000,"mode":7}`: "mode",
+		`{"ttl_ms":1000,"permits":0}`: "permits", `{"ttl_ms":1000,"permits":100001}`: "permits",
+		`{"ttl_ms":1000,"permits":2,"mode":"shared"}`: "permits", `{"ttl_ms":1000,"permits":"2"}`: "permits",
+		`{"ttl_ms":1000,"delay_ms":-1}`: "delay_ms", `{"ttl_ms":1000,"delay_ms":3600001}`: "delay_ms",
+		`{"ttl_ms":86400001}`: "ttl_ms", `{"ttl_ms":1000,"wait_ms":86400001}`: "wait_ms", `{"ttl_ms":1000,"release_on_detach":true}`: "release_on_detach",
 	} {
 		if d := s.do("POST", locks+"k", body).refused("bad_request"); d["field"] != field {
 			t.Errorf("%s: got %v, want %s", body, d, field)

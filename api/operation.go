@@ -21,6 +21,9 @@ const (
 	maxLockTTL  = 24 * 3_600_000
 	maxEntryTTL = 365 * 24 * 3_600_000
 	maxWait     = 24 * 3_600_000
+
+	maxPermits   = 100_000 // a session lets fewer hold a lock: its lock_waiters
+	maxLockDelay = 3_600_000
 )
 
 // operation takes the members of the verb do, as a frame of a socket and as an
@@ -164,18 +167,17 @@ func (o *object) lockRequest(by fsm.Caller) *fsm.LockRequest {
 	if l.OnDetach && by.Kind != fsm.CallerPeer {
 		o.refuse("release_on_detach", "is for peers only")
 	}
-	if mode, ok := o.str("mode"); ok && mode != "exclusive" {
-		if mode == "shared" {
-			o.refuse("mode", "shared is not supported by this server")
-		}
+	mode, given := o.str("mode")
+	if l.Shared = mode == "shared"; given && !l.Shared && mode != "exclusive" {
 		o.refuse("mode", "must be exclusive or shared")
 	}
-	if n, ok := o.number("permits", 1, maxNumber-1); ok && n != 1 {
-		o.refuse("permits", "more than 1 is not supported by this server")
+	if permits, _ := o.number("permits", 1, maxPermits); permits > 1 {
+		l.Permits = int(permits)
 	}
-	if n, ok := o.number("delay_ms", 0, maxLockTTL); ok && n != 0 {
-		o.refuse("delay_ms", "is not supported by this server")
+	if l.Shared && l.Permits > 1 {
+		o.refuse("permits", "is for exclusive locks; a shared one has as many as it takes")
 	}
+	l.Delay, _ = o.number("delay_ms", 0, maxLockDelay)
 	return l
 }
 

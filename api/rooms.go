@@ -114,7 +114,7 @@ func (s *Server) do(in *input, cmd *fsm.Command, owner string) (*fsm.Result, err
 		return nil, err
 	}
 	r, err := s.node.Do(in.request().Context(), cmd)
-	return r, outcome(r, err)
+	return r, s.refusalOf(in.request().Context(), cmd.Room, outcome(r, err))
 }
 
 // listRooms answers GET /v1/rooms, a page of the rooms that have a live session.

@@ -167,11 +167,21 @@ func (k *socket) submit(r *request, c *fsm.Command, then func(*fsm.Result)) {
 	}
 	k.hand(c, func(res *fsm.Result, err error) {
 		if err := outcome(res, err); err != nil {
-			k.refuse(r, wireError(err))
+			k.refused(r, err)
 		} else {
 			then(res)
 		}
 	})
+}
+
+// refused answers a command that came to nothing. What the leader has to say about
+// it is asked for aside.
+func (k *socket) refused(r *request, err error) {
+	if no, ok := err.(*fsm.Refusal); ok && no.Code == fsm.CodeLocked {
+		k.start(func() { k.refuse(r, wireError(k.server.refusalOf(k.hub.ctx, k.room, err))) })
+		return
+	}
+	k.refuse(r, wireError(err))
 }
 
 // hand hands a checked command to the lane. Reads sent after it wait until done

@@ -38,7 +38,7 @@ func (k *socket) acquire(r *request) {
 		switch err := outcome(res, err); {
 		case err != nil:
 			k.dropWait(r.id)
-			k.refuse(r, wireError(err))
+			k.refused(r, err)
 		case res.Waiting > 0:
 			k.queued(r, a, w, res)
 		default:
@@ -133,9 +133,20 @@ func (k *socket) release(r *request) {
 	if !k.mustBePeer(r) {
 		return
 	}
+	op := r.o.operation(r.do, k.caller)
 	c := k.command(r, fsm.CommandTxn)
-	c.Txn = single(r.o.operation(r.do, k.caller))
-	k.submit(r, c, func(res *fsm.Result) { k.ok(r, revision(res.Rev)) })
+	c.Txn = single(op)
+	if bad := r.o.done(); bad != nil {
+		k.refuse(r, bad)
+		return
+	}
+	k.hand(c, func(res *fsm.Result, err error) {
+		if err := outcome(res, err); err != nil {
+			k.refuse(r, wireError(k.server.notHolder(k.room, op.Store, op.Key, op.Fence, err)))
+			return
+		}
+		k.ok(r, revision(res.Rev))
+	})
 }
 
 // renew is not a write: the leader keeps it in its memory. It still comes after
@@ -151,7 +162,7 @@ func (k *socket) renew(r *request) {
 	k.read(r, read{apart: func() {
 		left, err := k.server.node.Renew(k.hub.ctx, k.lease(store, key, fence))
 		if err != nil {
-			k.refuse(r, wireError(err))
+			k.refuse(r, wireError(k.server.notHolder(k.room, store, key, fence, err)))
 			return
 		}
 		k.ok(r, func(b []byte) []byte { return appendRenewed(b, left) })

@@ -218,14 +218,12 @@ func (k *socket) validate(r *request) {
 		r.o.refuse("fence", "is missing")
 	}
 	k.readSession(r, func(v *fsm.View, session *fsm.Session) {
-		valid := holds(session.Lock(store, key), fence, "")
+		valid, reason := holds(session.Lock(store, key), fence, ""), ""
+		if !valid {
+			reason = k.server.endOf(k.room, store, key, fence)
+		}
 		k.ok(r, func(b []byte) []byte {
-			if valid {
-				b = append(b, `{"valid":true`...)
-			} else {
-				b = append(b, `{"valid":false`...)
-			}
-			return append(appendNumber(b, "rev", v.Rev()), '}')
+			return append(appendNumber(appendValid(b, valid, reason), "rev", v.Rev()), '}')
 		})
 	})
 }

@@ -245,7 +245,7 @@ func (l *leadership) renew(ctx context.Context, ref fsm.LeaseRef) (time.Duration
 	}
 	for ctx.Err() == nil {
 		d, ok := l.n.machine.View().Lease(ref)
-		if !ok {
+		if !ok || d.Timer.Kind == fsm.ControlDelayEnd { // a delay is nobody's
 			return 0, refuseLease(l.n.machine.View(), ref)
 		}
 		if d.TTL == 0 { // it lasts while its peer, or its peer's socket, does: nothing to put off

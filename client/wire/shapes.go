@@ -45,6 +45,7 @@ type Holder struct {
 	Fence       uint64          `json:"fence"`
 	Since       string          `json:"since"`
 	ExpiresInMs *int64          `json:"expires_in_ms,omitempty"`
+	DelayMs     int64           `json:"delay_ms,omitempty"`
 	Data        json.RawMessage `json:"data,omitempty"`
 }
 
@@ -62,6 +63,10 @@ type Lock struct {
 	Permits int      `json:"permits"`
 	Holders []Holder `json:"holders"`
 	Queue   []Waiter `json:"queue"`
+
+	// DelayEndsInMs is how long nobody is granted the lock: a lease on it expired. A
+	// lock that nobody holds is in its delay, also where this is absent.
+	DelayEndsInMs int64 `json:"delay_ends_in_ms,omitempty"`
 }
 
 // Limits are the numbers that a session carries. Zero never means unlimited.
