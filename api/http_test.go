@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -258,6 +259,40 @@ func TestServer_metrics(t *testing.T) {
 }
 
 // A panic in a handler is internal, told to the client by its id alone.
+// A condition that does not apply was ignored, and what it should have prevented done.
+func TestServer_conditionsThatDoNotApplyAreRefused(t *testing.T) {
+	s := newTestServer(t, Config{})
+	s.open("r")
+	peer := s.do("POST", peers, `{"ttl_ms":10000}`).want(201).text("peer")
+	lock := s.do("POST", locks+"k", `{"owner":"o","ttl_ms":10000}`).want(200)
+	rev := s.store.View().Rev()
+	for _, r := range [][3]string{
+		{"PUT", "/v1/rooms/r", ""},
+		{"DELETE", "/v1/rooms/r", ""},
+		{"PUT", "/v1/rooms/r/stores/default", `{}`},
+		{"PATCH", "/v1/rooms/r/stores/default", `{"set":{"a":1}}`},
+		{"POST", "/v1/rooms/r/txn", `{"then":[]}`},
+		{"POST", "/v1/rooms/r/messages", `{"topic":"t","data":1}`},
+		{"POST", peers, `{"ttl_ms":1000}`},
+		{"PATCH", peers + "/" + peer, `{"name":"x"}`},
+		{"DELETE", peers + "/" + peer, ""},
+		{"PUT", peers + "/" + peer + "/alive", ""},
+		{"POST", locks + "l", `{"ttl_ms":1000}`},
+		{"PUT", locks + "k", fmt.Sprintf(`{"owner":"o","fence":%d}`, lock.number("fence"))},
+		{"DELETE", fmt.Sprintf("%sk?owner=o&fence=%d", locks, lock.number("fence")), ""},
+	} {
+		for name, tag := range map[string]string{"If-Match": `"1"`, "If-None-Match": "*"} {
+			if d := s.do(r[0], r[1], r[2], name, tag).refused("bad_request"); d["field"] != name {
+				t.Errorf("%s %s: got %v", r[0], r[1], d)
+			}
+		}
+	}
+	if now := s.store.View().Rev(); now != rev {
+		t.Errorf("something was done: at %d, was %d", now, rev)
+	}
+	s.do("GET", "/v1/rooms/r/stores/default", "", "If-None-Match", `"1"`).want(200)
+}
+
 // Probes ask with HEAD; metrics used to answer 405.
 func TestServer_headWhereGetIs(t *testing.T) {
 	s := newTestServer(t, Config{})

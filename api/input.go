@@ -19,11 +19,12 @@ import (
 // and its headers, read one by one like the members of an object. done refuses
 // query parameters that nobody took.
 type input struct {
-	c     *gin.Context
-	query url.Values
-	taken []string
-	body  []byte
-	fault *fault
+	c       *gin.Context
+	query   url.Values
+	taken   []string // of the query
+	headers []string // that were taken
+	body    []byte
+	fault   *fault
 }
 
 func newInput(c *gin.Context) *input {
@@ -41,8 +42,14 @@ func (in *input) refuse(field, format string, args ...any) {
 	}
 }
 
-// done is the first thing wrong with the request.
+// done is the first thing wrong with the request. A condition that nobody asked for
+// is one: what the client wants done only if it holds must not be done all the same.
 func (in *input) done() error {
+	for _, name := range []string{"If-Match", "If-None-Match"} {
+		if in.writes() && in.c.Request.Header.Get(name) != "" && !slices.Contains(in.headers, name) {
+			in.refuse(name, "is for writes of one key")
+		}
+	}
 	for name := range in.query {
 		if !slices.Contains(in.taken, name) {
 			in.refuse(name, "unknown query parameter")
@@ -52,6 +59,11 @@ func (in *input) done() error {
 		return in.fault.err
 	}
 	return nil
+}
+
+// writes reports whether the request may change something.
+func (in *input) writes() bool {
+	return in.c.Request.Method != http.MethodGet && in.c.Request.Method != http.MethodHead
 }
 
 // segment is a name in the path, unescaped.
@@ -154,6 +166,7 @@ func (in *input) owner() string {
 
 // header takes a header that may stand there once.
 func (in *input) header(name string) (string, bool) {
+	in.headers = append(in.headers, name)
 	values := in.c.Request.Header.Values(name)
 	if len(values) == 0 {
 		return "", false

@@ -93,15 +93,9 @@ func (s *Server) patchStore(c *gin.Context, in *input) error {
 	return s.writeStore(c, in, op)
 }
 
-// writeStore makes one write of several keys. There is no entity tag of a store, so
-// that a condition on one cannot hold; ignoring it would be worse than refusing.
+// writeStore makes one write of several keys.
 func (s *Server) writeStore(c *gin.Context, in *input, op fsm.Operation) error {
 	cmd, owner := s.opens(in, writing(in, fsm.CommandTxn)), in.owner()
-	for _, name := range []string{"If-Match", "If-None-Match"} {
-		if _, ok := in.header(name); ok {
-			in.refuse(name, "is for writes of one key")
-		}
-	}
 	op.Store = in.store()
 	cmd.Txn = single(op)
 	r, err := s.do(in, cmd, owner)
