@@ -50,6 +50,7 @@ type outbox struct {
 	conn  net.Conn
 	stall time.Duration
 	stop  func() bool // tells a long round that the socket is to end
+	moves func()      // told that the other side takes what is written
 	buf   *[]byte     // from buffers while there is something to write
 	wrote bool        // something was written since the owner last looked
 }
@@ -87,7 +88,8 @@ func (o *outbox) put(opcode byte, payload []byte) error {
 }
 
 // flush writes everything gathered. A socket that takes little is waited for, one
-// that takes nothing is not.
+// that takes nothing is not. That a whole piece was taken is a sign of life: the
+// kernel has room for a few, then the other side must have taken some.
 func (o *outbox) flush() error {
 	if o.buf == nil {
 		return nil
@@ -101,6 +103,9 @@ func (o *outbox) flush() error {
 		var n int
 		n, err = o.conn.Write(piece)
 		rest = rest[n:]
+		if n == outboxBytes {
+			o.moves()
+		}
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			if err = nil; n == 0 {
 				err = errStalled

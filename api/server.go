@@ -72,8 +72,8 @@ type Config struct {
 	Profile  string
 	Profiles map[string]Profile
 	// MaxSockets bounds the connections (WebSocket and events) of this node; 0
-	// means 10,000. Backlog bounds what one watcher may be behind, in bytes; 0
-	// means 1 MiB.
+	// means 10,000. Backlog bounds what one watcher may be behind, in bytes, or
+	// the session's own size if that is more; 0 means 1 MiB.
 	MaxSockets int
 	Backlog    int
 	// Pace are the times that sockets and event streams keep.

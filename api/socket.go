@@ -114,7 +114,8 @@ func (s *Server) serveSocket(c *gin.Context) {
 		server: s, hub: s.hub, ws: ws, room: room, token: bearer(c.Request), lane: s.node.NewLane(), since: time.Now(),
 	}
 	k.changed.L = &k.mu
-	k.out = outbox{conn: ws.NetConn(), stall: s.hub.pace.Stall, stop: k.isEnding}
+	limitUnsent(ws.NetConn())
+	k.out = outbox{conn: ws.NetConn(), stall: s.hub.pace.Stall, stop: k.isEnding, moves: k.hear}
 	k.told = k.since.UnixMilli()
 	k.heard.Store(k.told)
 	allowed := s.originAllowed(c.Request)

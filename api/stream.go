@@ -13,9 +13,9 @@ import (
 const pullBytes = 64 << 10
 
 // maxResets is how many resets in a row a watcher gets without once being up to
-// date in between. A link that carries a whole snapshot more slowly than the
-// ring turns over would otherwise get snapshots for ever; it is closed (4001),
-// and its owner comes back when the link may be better.
+// date in between. The ring holds as much as a snapshot takes, so that is for a
+// link that carries less than the room brings: it would otherwise get snapshots for
+// ever; it is closed (4001), and its owner comes back when the link may be better.
 const maxResets = 3
 
 var (
@@ -177,7 +177,7 @@ func (s *stream) pull(v *fsm.View) (reset, error) {
 			return resetSlow, nil
 		}
 		// A watcher that is up to date takes any frame, so the first does not count.
-		if len(frames) > 0 && s.ring.Backlog(frames[0].Rev) > s.backlog {
+		if len(frames) > 0 && s.outweighs(s.ring.Backlog(frames[0].Rev), v) {
 			return resetSlow, nil
 		}
 		for _, f := range frames {
@@ -188,6 +188,16 @@ func (s *stream) pull(v *fsm.View) (reset, error) {
 		}
 	}
 	return "", nil
+}
+
+// outweighs reports whether a backlog is more than a watcher may be behind: more
+// than the bound, and than what the session takes that a reset would send.
+func (s *stream) outweighs(backlog int, v *fsm.View) bool {
+	if backlog <= s.backlog {
+		return false
+	}
+	session := v.Session(s.room)
+	return session == nil || backlog > session.SnapshotBytes()
 }
 
 // recognize notes the peer as it is now. One that has left gets no more messages:

@@ -418,7 +418,7 @@ var small = &websocket.Dialer{NetDialContext: func(ctx context.Context, network,
 }}
 
 func TestG12_SlowWatcherIsResetAndOthersGoOn(t *testing.T) {
-	s := newSocketServer(t, Config{})
+	s := newSocketServer(t, Config{Pace: Pace{Stall: 5 * time.Minute}})
 	slow := s.dialWith("slow", nil, small)
 	slow.greet(`"observe":true,"watch":[{"keys":["*"]}]`)
 	slow.snapshot(1)

@@ -135,7 +135,7 @@ func (m *Machine) publish(p *Published, frames []RoomFrame) {
 	m.mu.Lock()
 	for i := range frames {
 		f := &frames[i]
-		m.append(f)
+		m.append(f, p.View)
 		at, ok := changed[f.Room]
 		if !ok {
 			at = len(p.Changed)
@@ -170,13 +170,17 @@ func (m *Machine) tell(p *Published) {
 
 // append adds a frame to its session's ring. The ring of a session that has
 // ended is let go: who holds it finds it closed.
-func (m *Machine) append(f *RoomFrame) {
+func (m *Machine) append(f *RoomFrame, v *View) {
 	r := m.rings[f.Room]
 	if r == nil {
 		r = newRing(f.Session, f.Floor)
 		m.rings[f.Room] = r
 	}
-	r.append(f.Frame, f.Ended)
+	most := 0
+	if s := v.Session(f.Room); s != nil && s.ID == f.Session {
+		most = s.SnapshotBytes()
+	}
+	r.append(f.Frame, most, f.Ended)
 	if f.Ended {
 		delete(m.rings, f.Room)
 	}

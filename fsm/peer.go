@@ -94,9 +94,20 @@ func (c *change) detach(old *Peer) {
 
 // setPeerState stores a peer and tells of it.
 func (c *change) setPeerState(p *Peer, state string) {
-	c.write().peers.write(c.s.gen).Set(p.ID, p)
+	c.putPeer(p)
 	c.emit(&Event{Type: EventPeer, State: state, Peer: p})
 }
+
+func (c *change) putPeer(p *Peer) {
+	s := c.write()
+	s.peerBytes += p.bytes()
+	if old, ok := s.peers.write(c.s.gen).Set(p.ID, p); ok {
+		s.peerBytes -= old.bytes()
+	}
+}
+
+// bytes is what a peer says of itself.
+func (p *Peer) bytes() int { return len(p.Name) + len(p.Ref) + len(p.Role) + len(p.User) + len(p.Data) }
 
 // leaveBy is a leave that the peer itself, or another, asked for.
 func (c *change) leaveBy(cmd *Command) *Refusal {
@@ -123,7 +134,10 @@ func (c *change) leave(p *Peer, reason string) {
 		c.unbind(p.ID)
 		c.endTies(p.ID, reason, false)
 	}
-	c.write().peers.write(c.s.gen).Delete(p.ID)
+	s := c.write()
+	if old, ok := s.peers.write(c.s.gen).Delete(p.ID); ok {
+		s.peerBytes -= old.bytes()
+	}
 	left := *p // as watchers last see it
 	left.Attached, left.TTL, left.Gen = false, 0, c.rev
 	c.emit(&Event{Type: EventPeer, State: "left", Peer: &left, Reason: reason})

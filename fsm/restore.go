@@ -234,7 +234,7 @@ func (r *recordReader) peer(data []byte) error {
 	if err := decMode.Unmarshal(data, p); err != nil {
 		return err
 	}
-	r.in.ses.peers.write(r.state.gen).Set(p.ID, p)
+	r.in.putPeer(p)
 	return nil
 }
 

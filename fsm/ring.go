@@ -6,12 +6,11 @@ import (
 	"sync"
 )
 
-// Bounds of a ring. A session that changes often keeps its last events in it;
-// whoever is further behind gets a snapshot.
-const (
-	ringFrames = 2048
-	ringBytes  = 1 << 20
-)
+// ringBytes is what a ring holds at least. A session that changes often keeps its
+// last events in it; whoever is further behind gets a snapshot. What a snapshot
+// takes, the ring holds too: so a reader whose link carries more than the session
+// brings finds everything there that came while it was taking its snapshot.
+const ringBytes = 1 << 20
 
 // Ring holds the recent frames of one session, for resumption and fan-out. The
 // machine appends, any goroutine reads. It lives outside the replicated state:
@@ -106,15 +105,16 @@ func (r *Ring) before(i int) int64 {
 	return r.slots[i].upTo - int64(r.slots[i].frame.bytes())
 }
 
-// append adds a frame and drops the oldest beyond the bounds; the newest stays
-// whatever its size.
-func (r *Ring) append(f *Frame, last bool) {
+// append adds a frame and drops the oldest beyond the bound, which is most bytes
+// if that is more than ringBytes; the newest stays whatever its size.
+func (r *Ring) append(f *Frame, most int, last bool) {
+	most = max(most, ringBytes)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.total += int64(f.bytes())
 	r.slots = append(r.slots, slot{f, r.total})
-	drop := max(0, len(r.slots)-ringFrames)
-	for drop < len(r.slots)-1 && r.total-r.before(drop) > ringBytes {
+	drop := 0
+	for drop < len(r.slots)-1 && r.total-r.before(drop) > int64(most) {
 		drop++
 	}
 	if drop > 0 {
@@ -134,7 +134,8 @@ func (r *Ring) close(restored bool) {
 	r.closed, r.restored = true, restored
 }
 
-// eventBytes is about what an event costs besides what users sent.
+// eventBytes is about what an event costs besides what users sent; it is not more
+// than what the shortest takes on the wire.
 const eventBytes = 160
 
 func (f *Frame) bytes() int {

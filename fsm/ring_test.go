@@ -10,26 +10,41 @@ func ringFrame(rev uint64, size int) *Frame {
 }
 
 func TestRing_Bounds(t *testing.T) {
-	t.Run("in frames", func(t *testing.T) {
+	t.Run("of small frames", func(t *testing.T) {
 		r := newRing("s", 5)
-		for i := range uint64(3 * ringFrames) {
-			r.append(ringFrame(10+2*i, 0), false)
+		size := ringFrame(1, 0).bytes()
+		holds := uint64(ringBytes / size)
+		for i := range 3 * holds {
+			r.append(ringFrame(10+2*i, 0), 0, false)
 		}
-		first := uint64(10 + 2*2*ringFrames)
+		first := 10 + 2*2*holds
 		if r.Floor() != first-2 {
 			t.Errorf("floor %d, want %d", r.Floor(), first-2)
 		}
-		if frames, _, ok := r.After(r.Floor(), 1<<60, 1<<30); !ok || len(frames) != ringFrames || frames[0].Rev != first {
+		if frames, _, ok := r.After(r.Floor(), 1<<60, 1<<30); !ok || len(frames) != int(holds) || frames[0].Rev != first {
 			t.Errorf("%d frames", len(frames))
 		}
 		if _, _, ok := r.After(r.Floor()-1, 1<<60, 1<<30); ok {
 			t.Error("it has what it dropped")
 		}
 	})
+	t.Run("as much as the session takes", func(t *testing.T) {
+		r := newRing("s", 0)
+		for i := range uint64(100) {
+			r.append(ringFrame(i+1, 64<<10), 3*ringBytes, false)
+		}
+		if n := r.Backlog(0); n > 3*ringBytes || n < 5*ringBytes/2 {
+			t.Errorf("it holds %d bytes", n)
+		}
+		r.append(ringFrame(101, 0), 0, false) // the session has become small
+		if n := r.Backlog(0); n > ringBytes {
+			t.Errorf("it holds %d bytes", n)
+		}
+	})
 	t.Run("in bytes", func(t *testing.T) {
 		r := newRing("s", 0)
 		for i := range uint64(100) {
-			r.append(ringFrame(i+1, 64<<10), false)
+			r.append(ringFrame(i+1, 64<<10), 0, false)
 		}
 		if n := r.Backlog(0); n > ringBytes || n < ringBytes/2 {
 			t.Errorf("it holds %d bytes", n)
@@ -37,8 +52,8 @@ func TestRing_Bounds(t *testing.T) {
 	})
 	t.Run("one frame larger than the bound is kept", func(t *testing.T) {
 		r := newRing("s", 0)
-		r.append(ringFrame(1, 10), false)
-		r.append(ringFrame(2, 2*ringBytes), false)
+		r.append(ringFrame(1, 10), 0, false)
+		r.append(ringFrame(2, 2*ringBytes), 0, false)
 		if frames, more, ok := r.After(1, 2, 100); !ok || more || !slices.Equal(revs(frames), []uint64{2}) || r.Floor() != 1 {
 			t.Errorf("frames %v, floor %d", revs(frames), r.Floor())
 		}
@@ -48,7 +63,7 @@ func TestRing_Bounds(t *testing.T) {
 func TestRing_After(t *testing.T) {
 	r := newRing("s", 10)
 	for _, rev := range []uint64{11, 15, 16, 30} {
-		r.append(ringFrame(rev, 1000), false)
+		r.append(ringFrame(rev, 1000), 0, false)
 	}
 	tests := []struct {
 		name        string

@@ -27,6 +27,7 @@ type contents struct {
 	ties  tree[struct{}] // peer and place of locks it holds or waits for
 
 	keys, bytes int // of all stores; key names count
+	peerBytes   int // of what all peers say of themselves
 
 	joined     bool   // somebody has joined: from then on the linger rule, not the idle timeout, ends it
 	emptySince uint64 // rev since which nobody is in it; 0: somebody is, or nobody was yet
@@ -56,6 +57,13 @@ func (s *Session) Counts() Counts {
 	return Counts{
 		Peers: s.peers.len(), Stores: s.countStores(), Keys: s.keys, Bytes: s.bytes, Locks: s.locks.len(),
 	}
+}
+
+// SnapshotBytes is about what the session takes as a snapshot on the wire, besides
+// what those in line for its locks take.
+func (s *Session) SnapshotBytes() int {
+	const entry, peer, held = 200, 250, 300 // besides names, values and data
+	return s.bytes + entry*s.keys + s.peerBytes + peer*s.peers.len() + held*s.locks.len()
 }
 
 // Stores lists the stores that hold entries, and the default one, sorted.
