@@ -263,6 +263,8 @@ func (s *Stream) take(f *frame) {
 			u.Rev, s.rev = *f.Rev, *f.Rev
 		}
 		s.ready = append(s.ready, u)
+	case len(f.Ephemeral) > 0:
+		s.ready = append(s.ready, Update{Rev: s.rev, Ephemeral: f.Ephemeral})
 	default:
 		s.ready = append(s.ready, byRevision(f.Events)...)
 		if f.Rev != nil {

@@ -53,20 +53,26 @@ func (h *HTTP) SetPeer(ctx context.Context, room, peer string, p PeerParams) err
 }
 
 // Send sends a message to a room's peers, as Room.Send does. The caller is none of
-// them, so Echo says nothing here. rev is the message's revision.
+// them, so Echo says nothing here. rev is the message's revision; of an Ephemeral
+// message, which is sent once, it is the one that the server's state has.
 func (h *HTTP) Send(ctx context.Context, room, topic string, data any, p RequestParams, opts ...SendOption) (rev uint64, err error) {
 	op, err := newMessage(topic, data, opts)
 	if err != nil {
 		return 0, err
 	}
 	c, err := newCall(http.MethodPost, roomPath(room, "messages"), struct {
-		Topic string           `json:"topic"`
-		Data  json.RawMessage  `json:"data"`
-		To    *wire.Recipients `json:"to,omitempty"`
-	}{op.Topic, op.Data, op.To})
+		Topic     string           `json:"topic"`
+		Data      json.RawMessage  `json:"data"`
+		To        *wire.Recipients `json:"to,omitempty"`
+		Ephemeral bool             `json:"ephemeral,omitempty"`
+	}{op.Topic, op.Data, op.To, op.Ephemeral})
 	if err != nil {
 		return 0, err
 	}
 	p.set(c)
+	if op.Ephemeral { // no server would know it again
+		c.repeat, c.drawn = false, false
+		c.header.Del("Idempotency-Key")
+	}
 	return revision(ctx, h, c)
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -168,5 +169,60 @@ func TestRoom_RemovePeer_ends_the_other_room(t *testing.T) {
 	peers, err := a.Peers(ctx)
 	if err != nil || !slices.ContainsFunc(peers, func(p wire.Peer) bool { return p.Peer == a.Peer() }) || len(peers) != 1 {
 		t.Errorf("peers %+v, %v", peers, err)
+	}
+}
+
+// Ephemeral messages reach watchers on other nodes, over sockets and streams, and take
+// no revision.
+func TestRoom_Send_ephemeral_reaches_other_nodes(t *testing.T) {
+	s := startServers(t)
+	ctx := patience(t)
+	a, b := s.join("room", 0), s.join("room", 1)
+	watch, err := b.Watch(ctx, client.Messages("cursor", "end"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := s.http()
+	stream := h.Events("room", client.EventsParams{Types: []string{"message"}})
+	defer stream.Close()
+	if u, err := stream.Next(ctx); err != nil || u.Snapshot == nil {
+		t.Fatalf("got %+v, %v", u, err)
+	}
+	before, err := a.Ping(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := range 10 {
+		if rev, err := a.Send(ctx, "cursor", n, client.Ephemeral()); err != nil || rev != before {
+			t.Fatalf("message %d has rev %d, %v; the state had %d", n, rev, err, before)
+		}
+	}
+	if _, err := a.Send(ctx, "cursor", "private", client.Ephemeral(), client.ToPeers(a.Peer())); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.Send(ctx, "room", "end", true, client.RequestParams{}, client.Ephemeral()); err != nil {
+		t.Fatal(err)
+	}
+	for name, next := range map[string]func(context.Context) (client.Update, error){"a socket": watch.Next, "a stream": stream.Next} {
+		last, ended := -1, false
+		for last != 9 || !ended {
+			u, err := next(ctx)
+			if err != nil {
+				t.Fatalf("%s: %v after %d", name, err, last)
+			}
+			for _, m := range u.Ephemeral {
+				if m.Topic == "end" {
+					if ended = true; m.From != (wire.By{Kind: "server"}) {
+						t.Errorf("%s: %+v", name, m)
+					}
+					continue
+				}
+				n, err := strconv.Atoi(string(m.Data))
+				if err != nil || n <= last || m.From.Peer != a.Peer() {
+					t.Errorf("%s: %s after %d, from %+v", name, m.Data, last, m.From)
+				}
+				last = n
+			}
+		}
 	}
 }

@@ -156,6 +156,7 @@ func (r *Room) detach(err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.conn, r.away = nil, err
+	r.dropOnce(err)
 	r.stream.detached()
 	for l, onDetach := range r.locks {
 		if onDetach {

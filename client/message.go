@@ -6,8 +6,8 @@ import (
 	"conclave/client/wire"
 )
 
-// SendOption says who gets a message: ToPeers, ToRefs, ToRoles, Echo. Without the
-// first three it is for everybody; several of them add up.
+// SendOption says who gets a message, ToPeers, ToRefs, ToRoles, Echo, and how:
+// Ephemeral. Without the first three it is for everybody; several of them add up.
 type SendOption func(*wire.Op)
 
 // ToPeers sends to those peers.
@@ -55,11 +55,14 @@ func newMessage(topic string, data any, opts []SendOption) (*wire.Op, error) {
 // Send sends a message, ordered with the changes of the room's state: who watches
 // both gets them in one order, and a peer that was away gets it on its return. It
 // is stored nowhere, so that peers that join later do not get it. Nor does the
-// sender, without Echo.
+// sender, without Echo. An Ephemeral message is none of this.
 func (r *Room) Send(ctx context.Context, topic string, data any, opts ...SendOption) (rev uint64, err error) {
 	op, err := newMessage(topic, data, opts)
 	if err != nil {
 		return 0, err
+	}
+	if op.Ephemeral {
+		return r.sendEphemeral(ctx, op)
 	}
 	return r.rewrite(ctx, op, nil)
 }

@@ -21,6 +21,7 @@ type request struct {
 	body    []byte // the encoded object without its id
 	read    bool   // changes nothing: giving up on it leaves nothing behind
 	acquire bool   // dies with its peer
+	once    bool   // never sent again
 	leave   func() // gives its place in the window back; nil without one
 
 	// The rest is guarded by mu of the Room; what an answer sets may be read once
@@ -87,8 +88,8 @@ func (r *Room) run(ctx context.Context, req *request, out any) error {
 func (r *Room) submit(req *request) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.err != nil {
-		return &InterruptedError{Do: req.do, Err: r.err}
+	if err := r.ready(req); err != nil {
+		return err
 	}
 	r.lastID++
 	req.id = r.lastID
@@ -121,7 +122,7 @@ func (r *Room) await(ctx context.Context, req *request) (json.RawMessage, error)
 		if !errors.As(req.err, &e) {
 			return req.ok, req.err
 		}
-		if e.Retry != wire.RetrySafe && !(req.read && unknown(e)) {
+		if req.once || e.Retry != wire.RetrySafe && !(req.read && unknown(e)) {
 			return nil, req.err
 		}
 		if sleep(ctx, max(backoff(n), retryAfter(e))) != nil {
@@ -164,7 +165,7 @@ func (r *Room) answered(f *frame) {
 		}
 	case f.Error == nil:
 		r.finish(req, f.OK, nil)
-	case !req.read && (unknown(f.Error) || req.unsure && f.Error.Retry == wire.RetrySafe):
+	case !req.read && !req.once && (unknown(f.Error) || req.unsure && f.Error.Retry == wire.RetrySafe):
 		// As good as unanswered, whether this copy of the request may have been
 		// applied or an earlier one: the same id will tell. Ids grow on a
 		// connection, so it takes a new one to ask again.

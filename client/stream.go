@@ -88,6 +88,12 @@ func (s *stream) take(f *frame) {
 		}
 		s.renewal = false
 		s.session = whole.Session
+	case len(f.Ephemeral) > 0:
+		for _, w := range s.watches {
+			if w.state == live {
+				w.ephemeral(f.Ephemeral)
+			}
+		}
 	case len(f.Events) > 0:
 		for _, u := range byRevision(f.Events) {
 			s.rev = u.Rev

@@ -7,7 +7,7 @@ import (
 )
 
 // Update is what a watcher receives next: a snapshot to start (or start anew)
-// from, or the events of one revision.
+// from, the events of one revision, or ephemeral messages.
 //
 // A program that keeps its own copy of the state replaces it by Snapshot when
 // that is set and applies Events in order else. Then it has, after each Update,
@@ -23,6 +23,9 @@ type Update struct {
 	Reset string
 	// Events are all events of one revision: a transaction is never split.
 	Events []wire.Event
+	// Ephemeral are messages that went past the log. They come alone and change
+	// nothing: Rev is that of the Update before.
+	Ephemeral []wire.Ephemeral
 }
 
 // frame is one message of the server, over a WebSocket or as the data of a
@@ -41,6 +44,8 @@ type frame struct {
 	More     bool           `json:"more"`
 	Events   []wire.Event   `json:"events"`
 	Reset    string         `json:"reset"`
+
+	Ephemeral []wire.Ephemeral `json:"ephemeral"`
 }
 
 // byRevision cuts the events of a frame into one update per revision.

@@ -48,7 +48,11 @@ type Watch struct {
 	queue   []Update
 	bytes   int    // about, of the events in queue
 	rev     uint64 // of the last update that the consumer was given
-	err     error  // it has ended
+
+	fleeting      []wire.Ephemeral // delivered when queue is empty
+	fleetingBytes int              // of their data
+
+	err error // it has ended
 }
 
 // Watch watches what the filters let through; without any, everything that the
@@ -110,6 +114,11 @@ func deref(u *Update) Update {
 func (w *Watch) pop() (*Update, watchState, error) {
 	w.r.mu.Lock()
 	defer w.r.mu.Unlock()
+	if len(w.queue) == 0 && len(w.fleeting) > 0 {
+		u := Update{Rev: w.rev, Ephemeral: w.fleeting}
+		w.fleeting, w.fleetingBytes = nil, 0
+		return &u, w.state, nil
+	}
 	if len(w.queue) == 0 {
 		return nil, w.state, w.err
 	}
@@ -142,7 +151,7 @@ func (w *Watch) Close() error {
 	if w.err == nil {
 		w.r.stream.remove(w)
 		w.unwatch()
-		w.queue = nil
+		w.queue, w.fleeting = nil, nil
 		w.fail(fmt.Errorf("watch: %w", ErrClosed))
 	}
 	return nil

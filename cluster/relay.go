@@ -232,7 +232,7 @@ func (r *relay) send(o outgoing) {
 		}
 		req.Messages[i] = e.wire
 	}
-	ctx, cancel := context.WithTimeout(r.n.ctx, r.n.timeout)
+	ctx, cancel := context.WithTimeout(r.n.ctx, r.n.deadline) // not soon: what is given up is lost
 	r.n.channel.Send(ctx, o.to, methodRelay, encode(req), func(_ []byte, err error) {
 		cancel()
 		r.answered(o.line, err)

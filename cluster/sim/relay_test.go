@@ -191,7 +191,7 @@ func TestRelay_LatestForWhoWasAway(t *testing.T) {
 		g.everywhere(0, "cursor")
 		c.Isolate(2)
 		g.say(0, "cursor") // finds out that n3 is away, and may be lost
-		time.Sleep(3 * time.Second)
+		time.Sleep(10 * time.Second)
 		for range 200 {
 			g.say(0, "cursor")
 			g.say(1, "level")

@@ -15,14 +15,15 @@ func newSend() *cobra.Command {
 		conn               connection
 		p                  client.RequestParams
 		peers, refs, roles []string
-		text               bool
+		text, ephemeral    bool
 	)
 	cmd := &cobra.Command{
 		Use:   "send ROOM TOPIC DATA",
 		Short: "Send a message to the peers of a room",
 		Long: `Send a message, JSON, to all peers of a room, or to those that --to-peer, --to-ref
 and --to-role name. It comes in one order with the changes of the room's state,
-and is kept nowhere: who joins later does not get it. DATA - reads standard
+and is kept nowhere: who joins later does not get it. With --ephemeral it does not
+go through the log at all: at most once, to who is there now. DATA - reads standard
 input; --string takes DATA as text rather than JSON.`,
 		Example: `  conclave send demo chat '{"text":"hello"}'
   conclave send demo notice 'please mute' --string --to-role guest`,
@@ -41,6 +42,9 @@ input; --string takes DATA as text rather than JSON.`,
 				if cmd.Flags().Changed(flag) {
 					to = append(to, option)
 				}
+			}
+			if ephemeral {
+				to = append(to, client.Ephemeral())
 			}
 			h, err := conn.open()
 			if err != nil {
@@ -64,6 +68,7 @@ input; --string takes DATA as text rather than JSON.`,
 	f.StringSliceVar(&roles, "to-role", nil, "to the peers in these `roles` only")
 	f.StringVar(&p.Session, "session", "", "only in this `session` of the room")
 	f.StringVar(&p.IdempotencyKey, "idempotency-key", "", "a random `key`: a repeated request with it is sent once")
+	f.BoolVar(&ephemeral, "ephemeral", false, "past the log: at most once, and without a revision")
 	f.BoolVar(&text, "string", false, "DATA is text, not JSON")
 	conn.completes(cmd, completeRooms)
 	return cmd

@@ -82,7 +82,10 @@ func follow(ctx context.Context, stream *client.Stream, conn *connection, w io.W
 		if count > 0 && seen+len(update.Events) > count {
 			update.Events = update.Events[:count-seen]
 		}
-		seen += len(update.Events)
+		if count > 0 && seen+len(update.Ephemeral) > count {
+			update.Ephemeral = update.Ephemeral[:count-seen]
+		}
+		seen += len(update.Events) + len(update.Ephemeral)
 		if err := printUpdate(w, &update, conn.asJSON); err != nil {
 			return err
 		}
@@ -100,11 +103,12 @@ func printUpdate(w io.Writer, u *client.Update, asJSON bool) error {
 		enc := json.NewEncoder(w)
 		enc.SetEscapeHTML(false) // values keep their bytes
 		return enc.Encode(struct {
-			Reset    string         `json:"reset,omitempty"`
-			Snapshot *wire.Snapshot `json:"snapshot,omitempty"`
-			Events   []wire.Event   `json:"events,omitempty"`
-			Rev      uint64         `json:"rev"`
-		}{u.Reset, u.Snapshot, u.Events, u.Rev})
+			Reset     string           `json:"reset,omitempty"`
+			Snapshot  *wire.Snapshot   `json:"snapshot,omitempty"`
+			Events    []wire.Event     `json:"events,omitempty"`
+			Ephemeral []wire.Ephemeral `json:"ephemeral,omitempty"`
+			Rev       uint64           `json:"rev"`
+		}{u.Reset, u.Snapshot, u.Events, u.Ephemeral, u.Rev})
 	}
 	if u.Reset != "" {
 		fmt.Fprintf(w, "%-8d reset    %s: what was printed before is void\n", u.Rev, u.Reset)
@@ -114,6 +118,10 @@ func printUpdate(w io.Writer, u *client.Update, asJSON bool) error {
 	}
 	for i := range u.Events {
 		fmt.Fprintf(w, "%-8d %-8s %s\n", u.Events[i].Rev, u.Events[i].Type, eventLine(&u.Events[i]))
+	}
+	for i := range u.Ephemeral {
+		m := &u.Ephemeral[i]
+		fmt.Fprintf(w, "%-8s message  %s %s%s\n", "-", m.Topic, shorten(m.Data), from(&m.From))
 	}
 	return nil
 }
