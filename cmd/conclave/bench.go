@@ -25,7 +25,7 @@ type bench struct {
 	warmUp   time.Duration
 }
 
-// newBench makes `bench put` and `bench watch`.
+// newBench makes `bench put`, `bench watch` and `bench ephemeral`.
 func newBench() *cobra.Command {
 	var l bench
 	cmd := &cobra.Command{
@@ -52,7 +52,7 @@ func newBench() *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return l.watch(cmd.Context(), cmd.OutOrStdout()) },
 	}
-	cmd.AddCommand(put, watch)
+	cmd.AddCommand(put, watch, newBenchEphemeral(&l))
 	return cmd
 }
 
