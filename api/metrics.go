@@ -129,6 +129,8 @@ var (
 	descRev     = prometheus.NewDesc("conclave_rev", "The revision of the last change published by this node.", nil, nil)
 	descDisk    = prometheus.NewDesc("conclave_disk_write_seconds", "A recent write to the log, smoothed.", nil, nil)
 	descReady   = prometheus.NewDesc("conclave_ready", "1 when this node serves.", nil, nil)
+	descAgreed  = prometheus.NewDesc("conclave_state_agreed_index", "The newest log entry as of which this node's state was compared and is that of the majority.", nil, nil)
+	descDiffers = prometheus.NewDesc("conclave_state_divergence_total", "How often this node has seen replicas whose states differ.", nil, nil)
 	descRelay   = prometheus.NewDesc("conclave_ephemeral_relay_dropped_total",
 		"Ephemeral messages that a member, slow or away, did not get from this node: a newer one took the place, or there was none.", []string{"reason"}, nil)
 	descMembers = prometheus.NewDesc("conclave_members", "Members of the cluster.", []string{"voter"}, nil)
@@ -137,7 +139,7 @@ var (
 // Describe implements prometheus.Collector.
 func (s statusCollector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		descTerm, descApplied, descCommit, descConfig, descLeader, descHas, descRev, descDisk, descReady, descMembers, descRelay,
+		descTerm, descApplied, descCommit, descConfig, descLeader, descHas, descRev, descDisk, descReady, descAgreed, descDiffers, descMembers, descRelay,
 	} {
 		ch <- d
 	}
@@ -161,6 +163,8 @@ func (s statusCollector) Collect(ch chan<- prometheus.Metric) {
 	gauge(descLeader, truth(st.Leader == st.ID && st.ID != ""))
 	gauge(descHas, truth(st.Leader != ""))
 	gauge(descRev, float64(st.Rev))
+	gauge(descAgreed, float64(st.Agreed))
+	ch <- prometheus.MustNewConstMetric(descDiffers, prometheus.CounterValue, float64(st.Differing))
 	gauge(descReady, truth(len(s.node.Ready()) == 0))
 	superseded, lost := s.node.Relayed()
 	ch <- prometheus.MustNewConstMetric(descRelay, prometheus.CounterValue, float64(superseded), "superseded")

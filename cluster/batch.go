@@ -264,7 +264,8 @@ func (b *batcher) refused(out *batch, certain bool) {
 	if out != nil && certain {
 		out.attempts--
 	}
-	pause := min(b.n.timeout/100<<min(b.failures, 5), b.n.timeout/4)
+	// A new leader refuses until its barrier is applied: some fsyncs.
+	pause := min(b.n.timeout/500<<min(b.failures, 7), b.n.timeout/4)
 	b.failures++
 	b.mu.Unlock()
 	b.rewind(pause)

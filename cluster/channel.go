@@ -28,6 +28,12 @@ type Channel interface {
 	// the order of arrival per sender and must not block; it calls reply once,
 	// from any goroutine.
 	Handle(serve func(from Identity, m Method, req []byte, reply func(answer []byte, err error)))
+	// Lost sets what is told that a member's process is gone, before Handle is
+	// called: a connection to it has ended by no doing of this side, none of its
+	// own to this side is left, and dialling it is refused. What is only slow,
+	// silent or closed by this side is not lost, nor what answers a dial. f may be
+	// told the same again, and must not block.
+	Lost(f func(id raft.ServerID))
 	Close() error
 }
 

@@ -52,6 +52,10 @@ type Config struct {
 	// SnapshotThreshold and TrailingLogs are raft's; 0 means 65,536 and 32,768.
 	SnapshotThreshold, TrailingLogs uint64
 
+	// CompareInterval is how often the leader has all replicas compare their
+	// states, if anything was applied since; 0 means 1 min, less than 0 never.
+	CompareInterval time.Duration
+
 	// Wall is the wall clock, for display only; nil means time.Now. Cluster time
 	// uses the monotonic clock alone.
 	Wall func() time.Time

@@ -23,6 +23,7 @@ type nodeSeen struct {
 	at       time.Time
 	beat     heartbeat
 	lag      uint64 // entries it was behind the leader when the heartbeat came; not now, when the leader has gone on
+	dead     bool   // its process was gone, and nothing was heard since
 	caughtUp int    // looks in a row at which a non-voter had caught up
 }
 
@@ -91,9 +92,19 @@ func (l *leadership) heard(id raft.ServerID, beat heartbeat) {
 		seen = &nodeSeen{}
 		l.nodes[id] = seen
 	}
-	seen.at, seen.beat, seen.lag = time.Now(), beat, 0
+	seen.at, seen.beat, seen.lag, seen.dead = time.Now(), beat, 0, false
 	if own := l.n.machine.View().Index(); beat.Applied < own {
 		seen.lag = own - beat.Applied
+	}
+}
+
+// gone marks a member whose process is gone: leadership is not handed to it, and a
+// removal does not count on it. Its peers have their time all the same.
+func (l *leadership) gone(id raft.ServerID) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if seen := l.nodes[id]; seen != nil {
+		seen.dead = true
 	}
 }
 
@@ -118,7 +129,7 @@ func (l *leadership) heardOf(id raft.ServerID) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	seen := l.nodes[id]
-	return id == l.n.self.ServerID() || seen != nil && time.Since(seen.at) < goneAfter*l.n.timeout
+	return id == l.n.self.ServerID() || seen != nil && !seen.dead && time.Since(seen.at) < goneAfter*l.n.timeout
 }
 
 // watchNodes detaches the peers of dead and restarted nodes, promotes non-voters

@@ -77,7 +77,7 @@ func (l *leadership) begin() {
 	if l.n.machine.View().Cluster() == "" {
 		l.control(fsm.Control{Kind: fsm.ControlGenesis, Cluster: "c" + l.n.drawID()})
 	}
-	for _, run := range []func(){l.propose, l.timers.run, l.rounds.run, l.watchNodes} {
+	for _, run := range []func(){l.propose, l.timers.run, l.rounds.run, l.watchNodes, l.compareStates} {
 		l.wg.Add(1)
 		go func() {
 			defer l.wg.Done()

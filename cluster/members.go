@@ -348,10 +348,13 @@ func (l *leadership) transfer(to raft.Server) error {
 	var future raft.Future
 	switch {
 	case to.ID == "":
-		if !l.hasFollower() {
+		// Not raft's choice, which may be a dead one: until it gives up on that, the
+		// leader refuses writes (hashicorp/raft#696).
+		best, ok := l.bestFollower()
+		if !ok {
 			return refuse(fsm.CodeConflict, "no other voter is alive")
 		}
-		future = l.n.raft.LeadershipTransfer()
+		future = l.n.raft.LeadershipTransferToServer(best.ID, best.Address)
 	case to.ID == l.n.self.ServerID():
 		return nil
 	case to.Suffrage != raft.Voter:
@@ -372,12 +375,25 @@ func (l *leadership) transfer(to raft.Server) error {
 }
 
 func (l *leadership) hasFollower() bool {
+	_, ok := l.bestFollower()
+	return ok
+}
+
+// bestFollower is the live voter that has applied most, by its last heartbeat.
+func (l *leadership) bestFollower() (best raft.Server, ok bool) {
+	most := uint64(0)
 	for _, s := range l.n.configuration().Servers {
-		if s.Suffrage == raft.Voter && s.ID != l.n.self.ServerID() && l.heardOf(s.ID) {
-			return true
+		if s.Suffrage != raft.Voter || s.ID == l.n.self.ServerID() || !l.heardOf(s.ID) {
+			continue
+		}
+		l.mu.Lock()
+		applied := l.nodes[s.ID].beat.Applied
+		l.mu.Unlock()
+		if !ok || applied > most {
+			best, most, ok = s, applied, true
 		}
 	}
-	return false
+	return best, ok
 }
 
 // current reports whether a member has, as of its last heartbeat, nearly all.

@@ -53,6 +53,8 @@ type Node struct {
 	batcher    *batcher
 	relay      *relay
 	reader     reader
+	losses     *losses
+	divergence *divergence
 	leadership atomic.Pointer[leadership] // set by manage alone
 	indexes    waitList                   // raft indexes applied here
 	revs       waitList                   // revisions applied here
@@ -68,6 +70,7 @@ type Node struct {
 	mu         sync.Mutex
 	changed    chan struct{} // closed and replaced when the leader, as known here, changes
 	lastSeen   sighting
+	seenSince  time.Time // when lastSeen's term and leader were first seen
 	leaderless time.Time
 	observers  []*func(*fsm.Published)
 	hints      map[raft.ServerID]string // see resolve
@@ -103,6 +106,9 @@ func Open(cfg Config) (*Node, error) {
 	if n.self, err = identity(n.stable, cfg.ID, cfg.Rand); err != nil {
 		return nil, fmt.Errorf("read the node's identity: %w", err)
 	}
+	if err := refuseDiverged(n.stable); err != nil {
+		return nil, err
+	}
 	start, err := nextIncarnation(n.stable)
 	if err != nil {
 		return nil, fmt.Errorf("count the node's starts: %w", err)
@@ -113,6 +119,8 @@ func Open(cfg Config) (*Node, error) {
 	n.machine = fsm.NewMachine(n.fatal)
 	n.machine.Observe(n.published)
 	n.batcher = newBatcher(n)
+	n.losses = newLosses()
+	n.divergence = newDivergence(n)
 	n.relay = newRelay(n)
 	n.reader.n = n
 
@@ -144,8 +152,9 @@ func Open(cfg Config) (*Node, error) {
 		return false
 	})
 	n.raft.RegisterObserver(n.observer)
+	n.channel.Lost(n.lost)
 	n.channel.Handle(n.serve)
-	for _, run := range []func(){func() { n.manage(events) }, n.batcher.run, n.relay.run, n.beat, n.enter, n.catchUp} {
+	for _, run := range []func(){func() { n.manage(events) }, n.batcher.run, n.relay.run, n.beat, n.enter, n.catchUp, n.succeed, n.divergence.run} {
 		n.spawn(run)
 	}
 	return n, nil
@@ -169,6 +178,9 @@ func (n *Node) defaults() {
 	}
 	if n.cfg.TrailingLogs == 0 {
 		n.cfg.TrailingLogs = 32_768
+	}
+	if n.cfg.CompareInterval == 0 {
+		n.cfg.CompareInterval = time.Minute
 	}
 	if n.cfg.Wall == nil {
 		n.cfg.Wall = time.Now
@@ -299,6 +311,9 @@ func (n *Node) follow() {
 	if now == n.lastSeen {
 		return
 	}
+	if now.term != n.lastSeen.term || now.leader != n.lastSeen.leader {
+		n.seenSince = time.Now()
+	}
 	if n.lastSeen = now; id != "" {
 		n.leaderless = time.Time{}
 	} else if n.leaderless.IsZero() {
@@ -347,6 +362,7 @@ func (n *Node) published(p *fsm.Published) {
 		l.timers.published(p)
 	}
 	n.batcher.published(p)
+	n.divergence.published(p)
 	n.mu.Lock()
 	observers := n.observers
 	n.mu.Unlock()

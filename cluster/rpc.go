@@ -25,7 +25,9 @@ const (
 	methodHeartbeat Method = 9 // to the leader: this incarnation lives
 	methodStatus    Method = 10
 	methodMember    Method = 11 // to the leader: change the membership
+	methodLost      Method = 12 // to a voter: have you lost that leader of that term, too
 	methodRelay     Method = 13 // to every member: messages that are not logged
+	methodHash      Method = 14 // to every member: the hash of the sender's state as of a log entry
 )
 
 type probeAnswer struct {
@@ -146,7 +148,7 @@ func (n *Node) ask(ctx context.Context, to raft.ServerID, m Method, req, answer 
 // this node itself leads. Both return errNotLeader (or a transport's error) to
 // have the question asked again.
 func (n *Node) askLeader(ctx context.Context, m Method, req, answer any, serve func(*leadership) error) error {
-	pause := n.timeout / 50
+	pause := n.timeout / 200
 	for {
 		changed := n.leaderChanged()
 		err := error(errNotLeader)
@@ -249,6 +251,10 @@ func (n *Node) serve(from Identity, m Method, req []byte, reply func([]byte, err
 				return nil, err
 			}
 		})
+	case methodHash:
+		n.serveHash(from, req, reply)
+	case methodLost:
+		serveAsync(n, req, reply, n.serveLost)
 	case methodRelay:
 		n.relay.serve(from, req, reply)
 	default:

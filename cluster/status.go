@@ -19,6 +19,8 @@ type Status struct {
 	Commit      uint64   `cbor:"7,keyasint"`
 	Rev         uint64   `cbor:"8,keyasint"`
 	Members     []Member `cbor:"9,keyasint"`
+	Agreed      uint64   `cbor:"10,keyasint"` // newest log index at which this node's state was compared, and that of the majority
+	Differing   uint64   `cbor:"11,keyasint"` // how often this node has seen replicas' states differ
 }
 
 // Member is one node of the configuration.
@@ -61,6 +63,7 @@ func (n *Node) status() Status {
 		Term: n.raft.CurrentTerm(), ConfigIndex: n.configIndex(),
 		Applied: view.Index(), Commit: n.raft.CommitIndex(), Rev: view.Rev(),
 	}
+	s.Agreed, s.Differing = n.divergence.figures()
 	for _, server := range n.configuration().Servers {
 		m := Member{
 			ID: nodeOf(server.ID), PeerAddr: string(server.Address),

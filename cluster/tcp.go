@@ -54,6 +54,7 @@ type TCPNetwork struct {
 	ctx      context.Context // ends with Close
 	cancel   context.CancelFunc
 	conns    *connSet // all there are, those in handshake too
+	callers  callers
 
 	mu        sync.Mutex // guards what follows; self, resolve, streams, raft and channel are set once, by Open
 	closed    bool
@@ -167,6 +168,7 @@ func (n *TCPNetwork) welcome(raw net.Conn, greeted func()) {
 		n.opts.Logger.Warn("refuse peer connection", "remote", raw.RemoteAddr(), "error", err)
 		return
 	}
+	conn = n.callers.add(from.ServerID(), conn)
 	if kind == kindRaft {
 		n.streams.hand(conn)
 		return

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"sync/atomic"
 
 	"github.com/hashicorp/raft"
 )
@@ -37,6 +38,7 @@ type tcpChannel struct {
 	handled chan struct{} // closed when serve is set
 	serve   func(from Identity, m Method, req []byte, reply func([]byte, error))
 	once    sync.Once
+	lost    atomic.Pointer[func(raft.ServerID)] // set by Lost
 
 	mu      sync.Mutex
 	closed  bool
@@ -173,6 +175,9 @@ func (c *tcpChannel) Handle(serve func(Identity, Method, []byte, func([]byte, er
 		close(c.handled)
 	})
 }
+
+// Lost sets what is told of members whose process is gone.
+func (c *tcpChannel) Lost(f func(raft.ServerID)) { c.lost.Store(&f) }
 
 // Close fails what is unanswered, closes the connections and waits. It may be
 // called twice, but not from done or serve.

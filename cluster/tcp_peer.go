@@ -109,16 +109,24 @@ func (p *tcpPeer) abandon(ctx context.Context, call *tcpCall) {
 
 // run serves the queue until there is no connection and nothing that needs one.
 func (p *tcpPeer) run() {
-	for p.wanted() {
-		conn, err := p.dial()
-		if err != nil {
-			p.pace(false)
-			p.failQueue(err)
-			continue
+	var conn net.Conn
+	for conn != nil || p.wanted() {
+		var err error
+		if conn == nil {
+			if conn, err = p.dial(); err != nil {
+				p.pace(false)
+				p.failQueue(err)
+				continue
+			}
 		}
-		answered, err := p.converse(conn)
+		var answered bool
+		answered, err = p.converse(conn)
+		conn = nil
 		p.pace(answered)
 		p.failPending(err)
+		if endedByPeer(err) {
+			conn = p.redial()
+		}
 	}
 }
 
@@ -134,14 +142,7 @@ func (p *tcpPeer) pace(ok bool) {
 
 // wanted says whether the goroutine should go on, else it is over.
 func (p *tcpPeer) wanted() bool {
-	if pause := time.Until(p.notAgain); pause > 0 {
-		timer := time.NewTimer(pause)
-		defer timer.Stop()
-		select {
-		case <-timer.C:
-		case <-p.channel.ctx.Done():
-		}
-	}
+	p.sleep(time.Until(p.notAgain))
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.running = !p.closed && len(p.queue) > 0
@@ -175,7 +176,7 @@ func (p *tcpPeer) converse(conn net.Conn) (answered bool, err error) {
 	writeErr := writeFrames(conn, p.channel.network.opts.Timeout, p.take, p.wake, broken)
 	conn.Close()
 	<-broken
-	if writeErr != nil {
+	if writeErr != nil && !errors.Is(writeErr, net.ErrClosed) {
 		readErr = writeErr // it came first: reading fails because of it
 	}
 	return answered, fmt.Errorf("%w: %w", errConnBroken, readErr)

@@ -5,6 +5,7 @@ import (
 	"io"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/hashicorp/raft"
 )
@@ -86,6 +87,32 @@ func (t *transport) receive() {
 			return
 		}
 	}
+}
+
+// campaignPatience is how long raft may take to accept a campaign before it is
+// asked again whether it should.
+const campaignPatience = 5 * time.Millisecond
+
+// Campaign has raft stand for election now, as if its leader had handed over to it,
+// unless may says first that it should not. Raft obeys in every state, so may must
+// be false on a leader and on a non-voter.
+func (t *transport) Campaign(may func() bool) bool {
+	rpc := raft.RPC{
+		Command: &raft.TimeoutNowRequest{RPCHeader: raft.RPCHeader{
+			ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(t.self), Addr: []byte(t.self),
+		}},
+		RespChan: make(chan raft.RPCResponse, 1),
+	}
+	for may() {
+		select {
+		case t.consumer <- rpc:
+			return true
+		case <-t.done:
+			return false
+		case <-time.After(campaignPatience):
+		}
+	}
+	return false
 }
 
 // Applied says that this node has published the entry with that index, of that

@@ -70,7 +70,7 @@ func readVote(t *testing.T, s raft.StableStore) vote {
 	return vote{term, string(cand)}
 }
 
-func TestVoteStore_ACrashNeverMixesTwoVotes(t *testing.T) {
+func TestRegression_TornVote_ACrashNeverMixesTwoVotes(t *testing.T) {
 	votes := []vote{{2, "n1.a"}, {3, "n2.b"}, {7, "n3.c"}}
 	const writes = 2 // per vote: the current term, the pair
 	for crash := 0; crash <= writes*len(votes); crash++ {

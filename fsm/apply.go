@@ -6,6 +6,14 @@ type Outcome struct {
 	Batches   []BatchOutcome
 	Grants    []Grant
 	Deadlines []Deadline
+	Hashes    []HashRequest
+}
+
+// HashRequest is the leader's wish, in the log, that all replicas compare their
+// states as of one point of it. Hashing the View takes nothing from applying.
+type HashRequest struct {
+	Version uint64 // of the hash; who computes another does not compare
+	View    *View  // before the batches of the entry that asks
 }
 
 // RoomFrame is a frame with the room and session it belongs to.

@@ -133,3 +133,30 @@ func benchCompute(b *testing.B, value string, op func(i int) Operation) {
 		apply()
 	}
 }
+
+// BenchmarkView_Hash hashes a state of a million entries, as replicas do to compare
+// themselves: one iteration is one hash.
+func BenchmarkView_Hash(b *testing.B) {
+	s, puts := benchState(b, 10_000, 100)
+	n, _ := s.nodes.get("n1")
+	seq := n.last
+	for i := range puts {
+		puts[i].Request = uint64(i + 2)
+	}
+	for i := 0; i < len(puts); i += 1000 {
+		seq++
+		s.Apply(seq, 1, &Proposal{V: 1, Batches: []Batch{{Node: "n1", Incarnation: 1, Seq: seq, Commands: puts[i : i+1000]}}})
+	}
+	v, entries := s.Publish(), 0
+	v.Rooms("", "", func(ses *Session) bool {
+		entries += ses.Counts().Keys
+		return true
+	})
+	if entries != len(puts) {
+		b.Fatalf("%d entries, want %d", entries, len(puts))
+	}
+	b.ResetTimer()
+	for b.Loop() {
+		v.Hash()
+	}
+}

@@ -68,6 +68,7 @@ const (
 	ControlIdleEnd   ControlKind = 9  // timer: Seen = rev of the last use
 	ControlNodeGone  ControlKind = 10 // timer: Node, Incarnation, Peers; one per room
 	ControlDelayEnd  ControlKind = 11 // timer: Store, Key; the delay of a lock is over
+	ControlHash      ControlKind = 12 // have every replica hash its state as of here: Seen = version of the hash
 )
 
 // Control is a command of the leader's own. It is never forwarded.

@@ -265,9 +265,9 @@ func TestCompute_JSONPatch(t *testing.T) {
 	})
 }
 
-// TestCompute_PoisonPatch: no run of steps makes a document grow beyond a value's
+// TestRegression_PoisonPatch: no run of steps makes a document grow beyond a value's
 // limits on the way, in size or in depth, even if the last would make it small.
-func TestCompute_PoisonPatch(t *testing.T) {
+func TestRegression_PoisonPatch(t *testing.T) {
 	steps := func(n int, each func(i int) string) string {
 		list := make([]string, n)
 		for i := range list {

@@ -8,12 +8,12 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// TestG2_ALateSnapshotIsNotGoneBackTo: raft installs whatever snapshot its leader
+// TestG2_Regression_consul5358_ALateSnapshotIsNotGoneBackTo: raft installs whatever snapshot its leader
 // sent, also one that the network kept until the follower had all of it and more
 // by other ways, and applies what came after it once more. The state goes on from
 // where it was: going back would serve stale reads, publish events twice and
 // answer requests with the results of others.
-func TestG2_ALateSnapshotIsNotGoneBackTo(t *testing.T) {
+func TestG2_Regression_consul5358_ALateSnapshotIsNotGoneBackTo(t *testing.T) {
 	d := newDriven(t)
 	var logs []*raft.Log
 	apply := func(l *raft.Log) {

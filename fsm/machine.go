@@ -38,6 +38,7 @@ type Published struct {
 	Changed   []RoomChange // rooms with new frames, each once
 	Grants    []Grant
 	Deadlines []Deadline
+	Hashes    []HashRequest
 	Restored  bool // the whole state was replaced (an installed snapshot or a restore)
 }
 
@@ -105,6 +106,7 @@ func (m *Machine) ApplyBatch(logs []*raft.Log) []any {
 			p.Batches = append(p.Batches, out.Batches...)
 			p.Grants = append(p.Grants, out.Grants...)
 			p.Deadlines = append(p.Deadlines, out.Deadlines...)
+			p.Hashes = append(p.Hashes, out.Hashes...)
 		} else {
 			break
 		}

@@ -137,6 +137,10 @@ func (v *View) WriteSnapshot(to io.Writer) error {
 	return nil
 }
 
+// HashVersion is the version of what Hash hashes: the records of a snapshot, and so
+// whatever changes them.
+const HashVersion = 1
+
 // Hash is a hash over the whole replicated state, equal on equal states. It is
 // the checksum that a snapshot of the view ends with.
 func (v *View) Hash() [32]byte {

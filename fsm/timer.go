@@ -4,7 +4,7 @@ import "conclave/lock"
 
 // timer tells whether a control is one of the leader's timers: those are applied
 // in an entry of their own term only.
-func (k ControlKind) timer() bool { return k >= ControlLeaseEnd }
+func (k ControlKind) timer() bool { return k >= ControlLeaseEnd && k != ControlHash }
 
 // control applies what the leader proposed. A timer is applied only if what it
 // saw still stands and is due; of leases the state knows the earliest end only,
@@ -28,6 +28,9 @@ func (c *change) control(ctl *Control) {
 	case ControlForget:
 		c.s.nodes.write(c.s.gen).Delete(ctl.Node)
 		c.s.replicas.write(c.s.gen).Delete(ctl.Node)
+		return
+	case ControlHash:
+		c.out.Hashes = append(c.out.Hashes, HashRequest{Version: ctl.Seen, View: c.s.Publish()})
 		return
 	}
 	if c.ses == nil || ctl.Session != "" && ctl.Session != c.ses.ID {

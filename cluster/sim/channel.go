@@ -2,8 +2,11 @@ package sim
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"strings"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/raft"
 
@@ -22,6 +25,7 @@ type channel struct {
 	wg    sync.WaitGroup
 	ready chan struct{} // closed by Handle
 	serve handler       // set before ready closes
+	lost  func(raft.ServerID)
 
 	mu    sync.Mutex // held while a request is queued, so that queues keep the order of Send
 	conns map[raft.ServerID]*connection
@@ -44,6 +48,38 @@ func (c *channel) Handle(serve func(cluster.Identity, cluster.Method, []byte, fu
 	close(c.ready)
 }
 
+// Lost implements cluster.Channel.
+func (c *channel) Lost(f func(raft.ServerID)) { c.lost = f }
+
+// verify looks whether a member whose connection was reset is gone: dialling it is
+// refused, and of its own connections to this host none is left, nor anything that
+// came by them.
+func (c *channel) verify(to raft.ServerID) {
+	addr, ok := c.resolve(to)
+	if !ok || c.lost == nil {
+		return
+	}
+	if _, err := c.connect(addr, c.down); !errors.Is(err, errRefused) {
+		return
+	}
+	for c.host.net.calls(hostOf(to), c.host) {
+		if !c.host.net.sleep(time.Millisecond, c.down) {
+			return
+		}
+	}
+	select {
+	case <-c.down:
+	default:
+		c.lost(to)
+	}
+}
+
+// hostOf is the host of a server: nodes have their hosts' names.
+func hostOf(id raft.ServerID) string {
+	name, _, _ := strings.Cut(string(id), ".")
+	return name
+}
+
 // Send implements cluster.Channel.
 func (c *channel) Send(ctx context.Context, to raft.ServerID, m cluster.Method, req []byte, done func([]byte, error)) {
 	c.mu.Lock()
@@ -63,6 +99,21 @@ func (c *channel) Send(ctx context.Context, to raft.ServerID, m cluster.Method, 
 		c.wg.Go(conn.run)
 	}
 	conn.send(ctx, m, req, done)
+}
+
+// reset breaks the connections to a host.
+func (c *channel) reset(host string) {
+	c.mu.Lock()
+	var conns []*connection
+	for id, k := range c.conns {
+		if hostOf(id) == host {
+			conns = append(conns, k)
+		}
+	}
+	c.mu.Unlock()
+	for _, k := range conns {
+		k.fail(errReset)
+	}
 }
 
 // Dial implements cluster.Channel. It uses a connection of its own.
@@ -119,6 +170,9 @@ func (c *channel) connect(addr string, stop <-chan struct{}) (*channel, error) {
 	}
 	net.mu.Lock()
 	callee := to.channel // nil: the kernel there refuses, and that has to get home too
+	if net.severed[link{from.name, to.name}] {
+		callee = nil
+	}
 	net.mu.Unlock()
 	if !net.travel(to, from, net.fate().delay, false, stop) {
 		return nil, fmt.Errorf("dial %s: %w", addr, errTimeout)

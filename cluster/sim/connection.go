@@ -2,6 +2,7 @@ package sim
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -113,6 +114,9 @@ func (k *connection) run() {
 	watch.Go(func() { k.watch(callee) })
 	k.deliver(callee)
 	watch.Wait()
+	if errors.Is(k.err, errReset) { // it broke: nobody writes it any more
+		k.c.host.net.wg.Go(func() { k.c.verify(k.to) })
+	}
 	if k.fate.lingers {
 		k.linger(callee)
 	}

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"maps"
@@ -76,6 +77,24 @@ func (d *Disk) Fail(err error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.failing = err
+}
+
+// Corrupt has the disk give back other bytes than were written: everything that is
+// old in the log's entries becomes what is new, of the same length. It returns how
+// many entries that changed. The process must be dead.
+func (d *Disk) Corrupt(old, new string) (changed int) {
+	v := d.Open()
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for _, l := range v.content.logs.Values() {
+		if bytes.Contains(l.Data, []byte(old)) {
+			clone := *l
+			clone.Data = bytes.ReplaceAll(l.Data, []byte(old), []byte(new))
+			v.content.logs.Set(clone.Index, &clone)
+			changed++
+		}
+	}
+	return changed
 }
 
 func (d *Disk) delay() time.Duration {

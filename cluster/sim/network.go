@@ -53,6 +53,9 @@ type Network struct {
 	hosts map[string]*host
 	addrs map[string]*host
 	cuts  map[link]chan struct{} // closed when the link heals
+	// severed are the links on which connections are refused, made by the first host
+	// of the link, and reset.
+	severed map[link]bool
 }
 
 type link struct{ from, to string }
@@ -67,13 +70,14 @@ type host struct {
 	paused    chan struct{} // closed on resume; nil while running
 	transport *transport    // nil while no process listens
 	channel   *channel
+	calls     map[string]int // raft's requests of other hosts that are being handled here
 }
 
 // NewNetwork makes a network. It draws from rng, under its own lock.
 func NewNetwork(rng *rand.Rand, cond Conditions) *Network {
 	return &Network{
 		done: make(chan struct{}), wg: newTasks(), rng: rng, cond: cond,
-		hosts: map[string]*host{}, addrs: map[string]*host{}, cuts: map[link]chan struct{}{},
+		hosts: map[string]*host{}, addrs: map[string]*host{}, cuts: map[link]chan struct{}{}, severed: map[link]bool{},
 	}
 }
 
@@ -84,7 +88,7 @@ func (n *Network) Host(name, addr string) cluster.Network {
 	defer n.mu.Unlock()
 	h := n.hosts[name]
 	if h == nil {
-		h = &host{net: n, name: name, addr: addr}
+		h = &host{net: n, name: name, addr: addr, calls: map[string]int{}}
 		n.hosts[name], n.addrs[addr] = h, h
 	}
 	return h
@@ -118,6 +122,48 @@ func (n *Network) Cut(from, to string) {
 	}
 }
 
+// Reset breaks the connections that one host has made to another, whose processes
+// both live: they can make new ones at once.
+func (n *Network) Reset(from, to string) {
+	n.mu.Lock()
+	c := n.hosts[from].channel
+	n.mu.Unlock()
+	if c != nil {
+		c.reset(to)
+	}
+}
+
+// Sever breaks them and has new ones refused until Heal, as a firewall does that
+// rejects. A host that cannot reach another so may still be reached by it.
+func (n *Network) Sever(from, to string) {
+	n.mu.Lock()
+	n.severed[link{from, to}] = true
+	n.mu.Unlock()
+	n.Reset(from, to)
+}
+
+func (n *Network) isSevered(from, to *host) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.severed[link{from.name, to.name}]
+}
+
+// calls reports whether a host has connections to another, or raft still handles
+// there what it asked for: a process has some while it lives.
+func (n *Network) calls(from string, to *host) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	h := n.hosts[from]
+	return to.calls[from] > 0 || h != nil && h.transport != nil && !n.severed[link{from, to.name}]
+}
+
+// handling counts a request of raft's while it is being handled.
+func (n *Network) handling(from, to *host, by int) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	to.calls[from.name] += by
+}
+
 // Partition cuts all links between hosts of different groups. Hosts in no group
 // keep their links.
 func (n *Network) Partition(groups ...[]string) {
@@ -142,6 +188,7 @@ func (n *Network) Heal() {
 		close(healed)
 		delete(n.cuts, l)
 	}
+	clear(n.severed)
 }
 
 // Pause holds everything that leaves or reaches a host, and refuses nothing: the

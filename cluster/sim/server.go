@@ -69,7 +69,8 @@ func (c *Cluster) config(s *Server, p *process) cluster.Config {
 	cfg := cluster.Config{
 		ID: s.Name, PeerAddr: c.Net.Addr(s.Name), HTTPAddr: s.Name + ":7400", Version: "sim",
 		Log: vol, Stable: vol, Snapshots: vol.Snapshots(), Network: c.Net.Host(s.Name, ""),
-		DiskLimit: time.Hour, // unless a test is about it, slow disks are only slow
+		DiskLimit:       time.Hour,       // unless a test is about it, slow disks are only slow
+		CompareInterval: 5 * time.Second, // every run is a test of the replicas being equal
 		Wall: func() time.Time {
 			s.mu.Lock()
 			defer s.mu.Unlock()

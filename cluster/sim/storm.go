@@ -156,7 +156,7 @@ func (s Storm) trouble(c *Cluster, rng *rand.Rand) {
 	for other == victim {
 		other = servers[rng.IntN(len(servers))].number()
 	}
-	switch rng.IntN(9) {
+	switch rng.IntN(11) {
 	case 0, 1:
 		c.Kill(victim)
 	case 2:
@@ -179,6 +179,19 @@ func (s Storm) trouble(c *Cluster, rng *rand.Rand) {
 			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 			node.Transfer(ctx, c.Server(other).Name)
 			cancel()
+		}
+	case 9: // a firewall that rejects
+		c.Net.Sever(c.Server(victim).Name, c.Server(other).Name)
+		if rng.IntN(2) == 0 {
+			c.Net.Sever(c.Server(other).Name, c.Server(victim).Name)
+		}
+	case 10: // connections break that can be made again
+		for range 20 {
+			for _, server := range servers {
+				c.Net.Reset(server.Name, c.Server(victim).Name)
+				c.Net.Reset(c.Server(victim).Name, server.Name)
+			}
+			time.Sleep(50 * time.Millisecond)
 		}
 	}
 }

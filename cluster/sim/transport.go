@@ -194,7 +194,13 @@ func (t *transport) carry(to *host, id raft.ServerID, args any, snapshot []byte,
 		answer <- raft.RPCResponse{Error: errReset}
 		return
 	}
+	if net.isSevered(from, to) {
+		answer <- raft.RPCResponse{Error: errReset}
+		return
+	}
+	net.handling(from, to, 1)
 	got, ok := hand(to, id, args, snapshot, f, stop)
+	net.handling(from, to, -1)
 	back := net.fate()
 	if !ok || f.lost || !net.depart(to, stop) || !net.travel(to, from, back.delay, back.atCut, stop) {
 		return

@@ -1,0 +1,111 @@
+package sim
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"conclave/cluster"
+)
+
+// Faults of what we build on, and of others in our place. docs/testing.md lists them.
+
+// TestRegression_raft695_PartitionHealLoad: the leader is cut off and comes back, again
+// and again, under load (hashicorp/raft#695): nothing acknowledged is lost.
+func TestRegression_raft695_PartitionHealLoad(t *testing.T) {
+	inBubble(t, ordinary(401), func(t *testing.T, c *Cluster, h *History) {
+		stop, done := make(chan struct{}), make(chan struct{})
+		k := c.NewClient(h, "load")
+		k.think = 5 * time.Millisecond
+		go func() { k.Pipeline(hall, "lane", stop); close(done) }()
+		for range 8 {
+			leader := c.Leader()
+			c.Isolate(leader)
+			time.Sleep(3 * time.Second)
+			c.Net.Heal()
+			time.Sleep(200 * time.Millisecond)
+		}
+		close(stop)
+		<-done
+	})
+}
+
+// TestRegression_raft612_AFollowerCatchesUp: connections break under load, many times
+// (hashicorp/raft#612): every follower has everything soon after.
+func TestRegression_raft612_AFollowerCatchesUp(t *testing.T) {
+	inBubble(t, ordinary(402), func(t *testing.T, c *Cluster, h *History) {
+		leader := c.settled()
+		k := c.NewClient(h, "load").On(leader)
+		for range 40 {
+			for _, i := range c.Followers() {
+				c.Net.Sever(c.Server(leader).Name, c.Server(i).Name)
+			}
+			time.Sleep(10 * time.Millisecond)
+			c.Net.Heal()
+			k.put("k")
+		}
+		start := time.Now()
+		c.Settle()
+		if took := time.Since(start); took > 5*time.Second {
+			t.Errorf("a follower caught up after %v only", took)
+		}
+	})
+}
+
+// TestRegression_raft503_StalledLeaderDisk: raft keeps a leader whose disk hangs
+// (hashicorp/raft#503). Ours stops itself while the write still hangs, within twice
+// the watchdog's limit, and another leads.
+func TestRegression_raft503_StalledLeaderDisk(t *testing.T) {
+	const limit = 2 * time.Second
+	var died chan time.Time
+	opts := ordinary(403)
+	opts.Fatal = func(string, error) { died <- time.Now() }
+	opts.Configure = func(cfg *cluster.Config) { cfg.DiskLimit = limit }
+	inBubbleMade(t, opts, func() { died = make(chan time.Time, 3) }, func(t *testing.T, c *Cluster, h *History) {
+		leader := c.settled()
+		k := c.NewClient(h, "ada").On(c.Followers()[0])
+		k.put("before")
+		start := time.Now()
+		c.Server(leader).Disk.Hang()
+		k.put("after") // the first write that hangs
+		if took := time.Since(start); took > 2*limit {
+			t.Errorf("writes went on after %v, want %v at most", took, 2*limit)
+		}
+		if took := (<-died).Sub(start); took > 2*limit {
+			t.Errorf("the leader stopped after %v, want %v at most", took, 2*limit)
+		}
+	})
+}
+
+// TestRegression_raft696_ATransferThatFails leaves no leader that refuses writes
+// (hashicorp/raft#696): to a voter that does not answer, named or not, it ends in
+// time, and writes go on.
+func TestRegression_raft696_ATransferThatFails(t *testing.T) {
+	for _, named := range []bool{true, false} {
+		inBubble(t, ordinary(404), func(t *testing.T, c *Cluster, h *History) {
+			leader := c.settled()
+			target := c.Followers()[0]
+			to := ""
+			if named {
+				to = c.Server(target).Name
+			}
+			k := c.NewClient(h, "ada").On(leader)
+			k.put("before")
+			c.Isolate(target)
+			time.Sleep(time.Second / 2) // raft fails to reach it, we have not missed a heartbeat yet
+			ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
+			defer cancel()
+			transferred := make(chan error, 1)
+			go func() { transferred <- c.Node(leader).Transfer(ctx, to) }()
+			time.Sleep(10 * time.Millisecond)
+			start := h.Now()
+			op := k.put("during")
+			if took := h.Now() - start; took > 4*time.Second || op.Outcome != Applied {
+				t.Errorf("named %v: a write during the transfer took %v: %v", named, took, op)
+			}
+			if err := <-transferred; err == nil && named {
+				t.Error("leadership went to a node that is cut off")
+			}
+		})
+	}
+}
