@@ -10,12 +10,13 @@ CC_FOUND := $(shell command -v gcc || command -v clang || command -v cc)
 RACE     := $(if $(CC_FOUND),-race)
 
 SEEDS    ?= 1000
+ROUNDS   ?= 20
 FUZZTIME ?= 30s
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS   = -X main.version=$(VERSION)
 TESTFLAGS ?=
 
-.PHONY: build test sim bench bench-peers fuzz cover lint dev clean
+.PHONY: build test sim faults bench bench-peers fuzz cover lint dev clean
 
 build: ## bin/conclave, a static binary
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/conclave ./cmd/conclave
@@ -28,6 +29,9 @@ test: ## the whole suite, end-to-end tests over real processes included
 
 sim: ## the simulation with many seeds: make sim SEEDS=5000
 	SEEDS=$(SEEDS) go test -count=1 -timeout 0 $(TESTFLAGS) ./cluster/sim
+
+faults: ## leaders killed, paused and stopped under load, with the gaps: make faults ROUNDS=100
+	ROUNDS=$(ROUNDS) go test -count=1 -timeout 0 -v -run mixed_load $(TESTFLAGS) ./cmd/conclave
 
 bench: ## every benchmark of the packages
 	go test -run '^$$' -bench . -benchmem $(TESTFLAGS) ./...

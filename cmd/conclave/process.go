@@ -56,7 +56,7 @@ func serve(ctx context.Context, o *serveOptions, logger *slog.Logger, stdout io.
 		ID: o.id, PeerAddr: peerAddr, HTTPAddr: httpAddr, Version: version, Features: api.Features(),
 		Log: dir.Log, Stable: dir.Stable, Snapshots: dir.Snapshots, Network: network,
 		BootstrapExpect: o.bootstrapExpect, Join: o.join, Replica: o.replica,
-		Timeout: o.timeout, Deadline: o.deadline, DiskLimit: o.diskLimit,
+		Timeout: o.timeout, Deadline: o.deadline, DiskLimit: o.diskLimit, CompareInterval: o.comparing(),
 		SnapshotThreshold: o.snapshotThreshold, TrailingLogs: o.trailingLog,
 		Fatal: func(err error) { die(o.id, err) }, Logger: logger,
 	})

@@ -26,6 +26,7 @@ type serveOptions struct {
 	origins                        []string
 	dev                            bool
 	timeout, deadline, diskLimit   time.Duration
+	compareInterval                time.Duration
 	snapshotThreshold, trailingLog uint64
 	stopTimeout                    time.Duration
 	logLevel, logFormat            string
@@ -52,7 +53,8 @@ SIGINT stop it: clients are sent to other nodes, leadership is handed over, the
 log is closed. A second signal ends the process at once, which is safe: nothing
 acknowledged is lost. A node that was removed from the cluster ends by itself,
 with exit code 0. A disk that fails, or hangs longer than --disk-limit, ends
-the process with exit code 3.`,
+the process with exit code 3, and so does a state that is not that of the
+majority.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := o.check(); err != nil {
@@ -86,6 +88,7 @@ the process with exit code 3.`,
 	f.BoolVar(&o.dev, "cors-localhost", false, "let browsers connect from any localhost origin")
 	f.DurationVar(&o.timeout, "timeout", time.Second, "raft heartbeat, election and lease timeout; all waits are multiples of it")
 	f.DurationVar(&o.deadline, "deadline", 4*time.Second, "how long a write or a linearizable read may wait for its outcome")
+	f.DurationVar(&o.compareInterval, "compare-interval", time.Minute, "have all replicas compare their states so often, if anything has changed; 0: never")
 	f.DurationVar(&o.diskLimit, "disk-limit", 10*time.Second, "stop the node when one write to its disk takes longer")
 	f.Uint64Var(&o.snapshotThreshold, "snapshot-threshold", 65536, "log entries after which a snapshot is taken")
 	f.Uint64Var(&o.trailingLog, "trailing-logs", 32768, "log entries kept behind a snapshot, for nodes that lag")
@@ -119,6 +122,9 @@ func (o *serveOptions) check() (err error) {
 			return usagef("--%s: want more than 0, got %v", flag, d)
 		}
 	}
+	if o.compareInterval < 0 {
+		return usagef("--compare-interval: want 0 or more, got %v", o.compareInterval)
+	}
 	if o.http, err = withPort(o.http, defaultHTTPPort); err != nil {
 		return usagef("--http: %w", err)
 	}
@@ -139,6 +145,14 @@ func (o *serveOptions) check() (err error) {
 		}
 	}
 	return nil
+}
+
+// comparing is --compare-interval as the node wants it.
+func (o *serveOptions) comparing() time.Duration {
+	if o.compareInterval == 0 {
+		return -1
+	}
+	return o.compareInterval
 }
 
 // logger writes to stderr; stdout has the few lines that tell a script how far
