@@ -30,7 +30,7 @@ func (c *Cluster) settled() (leader int) {
 	return leader
 }
 
-func TestFailover_DeadLeader(t *testing.T) {
+func TestG14_DeadLeaderIsReplacedAtOnce(t *testing.T) {
 	for _, nodes := range []int{3, 5} {
 		t.Run(fmt.Sprint(nodes, " nodes"), func(t *testing.T) {
 			opts := ordinary(160)
