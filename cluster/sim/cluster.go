@@ -33,7 +33,7 @@ type Cluster struct {
 	Net  *Network
 	rng  *rand.Rand // of the disks' seeds; the test's goroutine alone
 
-	closing sync.WaitGroup // nodes that were killed and are being closed
+	closing *tasks // nodes that were killed and are being closed; one may also stop itself while the test ends
 
 	mu      sync.Mutex
 	servers []*Server
@@ -54,7 +54,7 @@ func Start(t testing.TB, opts Options) *Cluster {
 		opts.Nodes = 3
 	}
 	rng := rand.New(rand.NewPCG(opts.Seed, 1))
-	c := &Cluster{t: t, opts: opts, rng: rng, Net: NewNetwork(rand.New(rand.NewPCG(opts.Seed, 2)), opts.Net)}
+	c := &Cluster{t: t, opts: opts, rng: rng, closing: newTasks(), Net: NewNetwork(rand.New(rand.NewPCG(opts.Seed, 2)), opts.Net)}
 	t.Cleanup(c.close)
 	for range opts.Nodes {
 		c.add()
