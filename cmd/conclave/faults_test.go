@@ -312,7 +312,7 @@ func runFaults(t *testing.T, name string, times, perNode int) {
 	}
 	m := c.startMix("load", perNode)
 	var all, worst []time.Duration
-	for range times {
+	for round := range times {
 		m.steady("")
 		leader := c.leader()
 		time.Sleep(lead(t))
@@ -325,6 +325,7 @@ func runFaults(t *testing.T, name string, times, perNode int) {
 		m.steady(hanging)
 		a, w := m.gap(from, time.Now())
 		all, worst = append(all, a), append(worst, w)
+		t.Logf("round %d: %s %s; nobody wrote for %v, one writer for %v", round+1, leader.id, name, a, w)
 		undo()
 		leader.ready()
 	}
