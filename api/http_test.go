@@ -86,6 +86,7 @@ func (s *testServer) send(req *http.Request) reply {
 	if err != nil {
 		s.t.Fatal(err)
 	}
+	checked(s.t, req, res.StatusCode, res.Header, string(got))
 	return reply{s.t, res.StatusCode, res.Header, string(got)}
 }
 

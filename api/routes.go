@@ -20,8 +20,8 @@ const (
 // must not have written anything.
 type handler func(c *gin.Context, in *input) error
 
-// routes is every route of the server.
-func (s *Server) routes() http.Handler {
+// routes is every route of the server. Each is described in openapi.yaml.
+func (s *Server) routes() *gin.Engine {
 	gin.SetMode(gin.ReleaseMode)
 	g := gin.New()
 	// A redirect would send a write somewhere else than it was meant for.
@@ -49,6 +49,7 @@ func (s *Server) routes() http.Handler {
 	read(g, "/v1", s.getServer)
 	read(g, "/livez", s.getLive)
 	read(g, "/readyz", s.getReady)
+	read(g, "/openapi.json", s.getOpenAPI)
 	metrics := gin.WrapH(s.metrics.handler())
 	g.GET("/metrics", metrics)
 	g.HEAD("/metrics", metrics)
