@@ -38,7 +38,7 @@ func TestFeatures_gateWhatVotersLack(t *testing.T) {
 	writes := map[string]func() reply{
 		"put":     func() reply { return s.do("PUT", keys+"k", "null") },
 		"txn":     func() reply { return s.do("POST", "/v1/rooms/r/txn", `{"then":[{"do":"put","key":"a","value":null}]}`) },
-		"acquire": func() reply { return s.do("POST", locks+"k", `{"ttl_ms":1000,"data":1}`) },
+		"acquire": func() reply { return s.do("POST", locks+"pen", `{"ttl_ms":1000,"data":1}`) },
 		"join":    func() reply { return s.do("POST", peers, `{"ttl_ms":1000,"data":1}`) },
 	}
 	rev := s.store.View().Rev()
