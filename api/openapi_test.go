@@ -268,8 +268,9 @@ func TestOpenAPI_answersAreAsDescribed(t *testing.T) {
 			}
 			s := newTestServer(t, Config{Auth: tokens{}})
 			words := s.stage()
-			for i := range r.headers {
-				r.headers[i] = words.Replace(r.headers[i])
+			headers := slices.Clone(r.headers)
+			for i := range headers {
+				headers[i] = words.Replace(headers[i])
 			}
 			target, body := words.Replace(r.path), words.Replace(r.body)
 			for _, sit := range situations {
@@ -290,12 +291,12 @@ func TestOpenAPI_answersAreAsDescribed(t *testing.T) {
 				default:
 					asked += "?" + sit.query
 				}
-				if got := s.do(r.method, asked, body, slices.Concat(r.headers, sit.headers)...); got.status != sit.status {
+				if got := s.do(r.method, asked, body, slices.Concat(headers, sit.headers)...); got.status != sit.status {
 					t.Errorf("%s with %s: got %d %s, described is %d", id, sit.name, got.status, got.body, sit.status)
 				}
 				s.store.breakWith(nil)
 			}
-			if got := s.do(r.method, target, body, r.headers...); got.status != r.status {
+			if got := s.do(r.method, target, body, headers...); got.status != r.status {
 				t.Errorf("%s: got %d %s, want %d", id, got.status, got.body, r.status)
 			}
 		}
