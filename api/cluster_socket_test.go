@@ -19,7 +19,7 @@ func socketServers(t *testing.T) (*sim.Cluster, []*socketServer) {
 	c := sim.NewCluster(t, 3)
 	var servers []*socketServer
 	for i := range 3 {
-		s := New(Config{}, Of(c.Node(i)))
+		s := New(unhurried(), Of(c.Node(i)))
 		h := httptest.NewServer(s.Handler())
 		t.Cleanup(func() {
 			ctx, cancel := context.WithTimeout(context.Background(), time.Second)

@@ -26,6 +26,10 @@ func (s *Server) passOn(v *fsm.View, session *fsm.Session, by fsm.Caller, m *fsm
 	if no != nil {
 		return no
 	}
+	// Of a bucket of their own: cursors must not use up what their peer may write.
+	if bad := s.count(&by, session.Room, session.ID, quotaOf(session), true, 0); bad != nil {
+		return bad
+	}
 	e := cluster.NewEphemeral(session.Room, session.ID, v.Rev(), author, m)
 	s.hub.pass([]*cluster.Ephemeral{e})
 	s.node.Relay(e)

@@ -85,6 +85,13 @@ func (k *socket) greet(r *request) {
 		k.turnAway(r, bad)
 		return
 	}
+	// What is refused may be said again, but each goes through the log.
+	said, wait := k.hellos.take(k.server.meter.clock(), helloQuota, 0)
+	if wait > 0 {
+		k.turnAway(r, k.server.meter.refuse(countHello, helloQuota, wait))
+		return
+	}
+	k.hellos = said
 	token := h.token
 	if token == "" {
 		token = k.token
@@ -203,6 +210,9 @@ func (k *socket) begin(r *request, h *hello, entered *fsm.Result) {
 	if entered != nil {
 		k.session = entered.Session
 		st.pinned, st.session, st.self = true, entered.Session, entered.Peer
+		if sess := k.server.node.View().Session(k.room); sess != nil {
+			k.quota = quotaOf(sess)
+		}
 	}
 	k.mu.Lock()
 	if entered != nil {

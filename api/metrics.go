@@ -26,6 +26,7 @@ type metrics struct {
 	frames                      prometheus.Counter     // sent to watchers
 	resets                      *prometheus.CounterVec // by reason
 	ephemeral, superseded, lost prometheus.Counter     // ephemeral messages: sent to watchers, and what slow ones did not get
+	refused                     *prometheus.CounterVec // by what was counted
 	batches                     *prometheus.CounterVec // by what the log made of them; repeated ones are re-sent after a change of leader
 	commands                    prometheus.Counter     // with batches: how many commands share one
 }
@@ -49,6 +50,9 @@ func newMetrics(node Store, waits *grants) *metrics {
 		ephemeral: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "conclave_ephemeral_sent_total", Help: "Ephemeral messages sent to watchers.",
 		}),
+		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "conclave_rate_limited_total", Help: "Requests refused as too fast, by whose rate it was: peer, token, hello (of a connection).",
+		}, []string{"kind"}),
 		batches: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "conclave_batches_total", Help: "Batches of commands seen in the log, by what became of them.",
 		}, []string{"status"}),
@@ -59,7 +63,7 @@ func newMetrics(node Store, waits *grants) *metrics {
 		Help: "Ephemeral messages that a slow watcher did not get: a newer one took the place, or there was none.",
 	}, []string{"reason"})
 	m.superseded, m.lost = dropped.WithLabelValues("superseded"), dropped.WithLabelValues("full")
-	m.registry.MustRegister(m.ephemeral, dropped, m.requests, m.seconds, m.sockets, m.watchers, m.frames, m.resets, m.batches, m.commands,
+	m.registry.MustRegister(m.ephemeral, dropped, m.requests, m.seconds, m.sockets, m.watchers, m.frames, m.resets, m.refused, m.batches, m.commands,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "conclave_lock_waits", Help: "Acquires of this node's clients on their way or in line."},
 			func() float64 { return float64(waits.size()) }),

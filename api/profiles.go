@@ -1,6 +1,8 @@
 package api
 
 import (
+	"fmt"
+	"iter"
 	"maps"
 	"time"
 
@@ -15,11 +17,88 @@ type Profile struct {
 	Grace, Linger time.Duration
 }
 
-// lowest is the smallest of the profile's limits.
-func (p Profile) lowest() int {
-	l := p.Limits
-	return min(l.ValueBytes, l.KeysPerStore, l.Stores, l.SessionBytes, l.Peers, l.PeerDataBytes, l.MessageBytes,
-		l.Locks, l.LockWaiters, l.WritesPerS, l.WritesBurst)
+// limits are the members of a profile's Limits by their names in the protocol,
+// with the most that each may be: what the log, a snapshot and the other replicas
+// carry in every case. The least is 1; zero never means unlimited.
+var limits = []struct {
+	name string
+	most int
+	of   func(*wire.Limits) *int
+}{
+	// Half of a command, so that a condition on the old value fits beside the new
+	// one, in every encoding.
+	{"value_bytes", fsm.MaxCommandBytes / 2, func(l *wire.Limits) *int { return &l.ValueBytes }},
+	// One operation must be able to name all keys of a store, to replace it.
+	{"keys_per_store", fsm.MaxKeys, func(l *wire.Limits) *int { return &l.KeysPerStore }},
+	{"stores", 1_000, func(l *wire.Limits) *int { return &l.Stores }},                 // they are listed without pages
+	{"session_bytes", 64 << 20, func(l *wire.Limits) *int { return &l.SessionBytes }}, // who joins is sent all of it
+	// When a node dies, one entry of the log names all its peers of a room; their ids
+	// may have 64 bytes.
+	{"peers", 20_000, func(l *wire.Limits) *int { return &l.Peers }},
+	{"peer_data_bytes", 64 << 10, func(l *wire.Limits) *int { return &l.PeerDataBytes }}, // it goes to everybody with each change of the peer
+	{"message_bytes", fsm.MaxCommandBytes / 2, func(l *wire.Limits) *int { return &l.MessageBytes }},
+	{"locks", 100_000, func(l *wire.Limits) *int { return &l.Locks }},
+	{"lock_waiters", 10_000, func(l *wire.Limits) *int { return &l.LockWaiters }}, // a lock with its queue is one record of a snapshot
+	// Writes with idempotency keys are remembered for ten minutes.
+	{"writes_per_s", 10_000, func(l *wire.Limits) *int { return &l.WritesPerS }},
+	{"writes_burst", 100_000, func(l *wire.Limits) *int { return &l.WritesBurst }},
+}
+
+// BuiltinProfile is a profile of the protocol, for an operator's to start from.
+func BuiltinProfile(name string) (p Profile, ok bool) {
+	p, ok = builtin[name]
+	return p, ok
+}
+
+// Set sets a limit by its name in the protocol; ok is false when there is none.
+func (p *Profile) Set(limit string, n int) (ok bool) {
+	for _, l := range limits {
+		if l.name == limit {
+			*l.of(&p.Limits) = n
+			return true
+		}
+	}
+	return false
+}
+
+// All gives every limit by its name in the protocol.
+func (p Profile) All() iter.Seq2[string, int] {
+	return func(yield func(string, int) bool) {
+		for _, l := range limits {
+			if !yield(l.name, *l.of(&p.Limits)) {
+				return
+			}
+		}
+	}
+}
+
+// Check refuses numbers that are out of range; the error names the first.
+func (p Profile) Check() error {
+	for _, l := range limits {
+		if n := *l.of(&p.Limits); n < 1 || n > l.most {
+			return fmt.Errorf("%s: want 1 to %d, got %d", l.name, l.most, n)
+		}
+	}
+	for _, d := range []struct {
+		name string
+		got  time.Duration
+		most int64 // ms
+	}{{"grace", p.Grace, maxGrace}, {"linger", p.Linger, maxSessionTime}} {
+		most := time.Duration(d.most) * time.Millisecond
+		if d.got < 0 || d.got > most || d.got%time.Millisecond != 0 {
+			return fmt.Errorf("%s: want whole milliseconds from 0 to %v, got %v", d.name, most, d.got)
+		}
+	}
+	return nil
+}
+
+// checkProfile is Check, with the name: of the form of a store's, so that it goes
+// anywhere unescaped.
+func checkProfile(name string, p Profile) error {
+	if wrong := badStore(name); wrong != "" {
+		return fmt.Errorf("its name %s", wrong)
+	}
+	return p.Check()
 }
 
 const standardProfile = "standard"

@@ -10,7 +10,8 @@ import (
 	"conclave/fsm"
 )
 
-// The bounds of a session's own durations, in ms.
+// The bounds of a session's own durations, in ms. Longer than maxGrace, who is not
+// coming back would hold its locks and its place.
 const (
 	maxSessionTime = 24 * 3_600_000
 	maxGrace       = 10 * 60_000
@@ -111,6 +112,9 @@ func (s *Server) do(in *input, cmd *fsm.Command, owner string) (*fsm.Result, err
 	}
 	cmd.Caller = by
 	if err := s.admit(cmd); err != nil {
+		return nil, err
+	}
+	if err := s.chargeHTTP(cmd); err != nil {
 		return nil, err
 	}
 	r, err := s.node.Do(in.request().Context(), cmd)

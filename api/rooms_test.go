@@ -112,7 +112,7 @@ func TestRooms_badInput(t *testing.T) {
 	s := newTestServer(t, Config{})
 	for body, field := range map[string]string{
 		`{"profile":"huge"}`: "profile", `{"profile":1}`: "profile", `{"idle_timeout_ms":0}`: "idle_timeout_ms",
-		`{"linger_ms":-1}`: "linger_ms", `{"grace_ms":600001}`: "grace_ms", `{"limits":{}}`: "limits", `null`: "body",
+		`{"linger_ms":-1}`: "linger_ms", `{"grace_ms":600001}`: "grace_ms", `{"grace_ms":-1}`: "grace_ms", `{"linger_ms":86400001}`: "linger_ms", `{"limits":{}}`: "limits", `null`: "body",
 		`{"stores":{"a/b":{}}}`: "stores.a/b", `{"stores":{"s":[]}}`: "stores.s", `{"stores":{"s":{"a*":1}}}`: "stores.s.a*",
 		`{"stores":{"s":{"a":1,"a":2}}}`: "body",
 	} {
@@ -130,6 +130,12 @@ func TestRooms_badInput(t *testing.T) {
 		t.Errorf("got %s", got.body)
 	}
 	s.do("PUT", "/v1/rooms/"+strings.Repeat("r", 128), "").want(201)
+	if d := s.do("PUT", "/v1/rooms/r", `{"grace_ms":600001}`); !strings.Contains(d.body, "grace_ms: must be an integer from 0 to 600000") {
+		t.Errorf("got %s", d.body)
+	}
+	if got := s.do("PUT", "/v1/rooms/r", `{"grace_ms":600000,"linger_ms":86400000}`).want(201); got.number("grace_ms") != 600_000 || got.number("linger_ms") != 86_400_000 {
+		t.Errorf("got %s", got.body)
+	}
 }
 
 func TestRooms_list(t *testing.T) {

@@ -1,10 +1,13 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -71,6 +74,9 @@ type Config struct {
 	// standard. Profiles are the operator's, besides or instead of the built-in.
 	Profile  string
 	Profiles map[string]Profile
+	// TokenWritesPerS and TokenWritesBurst bound what callers with a token of one
+	// subject write in a room through this node; 0 means 1,000 and 2,000.
+	TokenWritesPerS, TokenWritesBurst int
 	// MaxSockets bounds the connections (WebSocket and events) of this node; 0
 	// means 10,000. Backlog bounds what one watcher may be behind, in bytes, or
 	// the session's own size if that is more; 0 means 1 MiB.
@@ -82,6 +88,8 @@ type Config struct {
 	features []feature
 	// Logger takes bugs and what operators should know; nil discards.
 	Logger *slog.Logger
+
+	clock func() time.Duration // monotonic, of the rate limits; set by tests only
 }
 
 // Server serves one node's clients. Its methods may be called from any goroutine.
@@ -91,11 +99,14 @@ type Server struct {
 	log      *slog.Logger
 	auth     Authenticator
 	profiles map[string]Profile
+	meter    *meter
 	grants   *grants
 	metrics  *metrics
 	hub      *hub
 	handler  http.Handler
 	remove   []func() // of the store's observers
+
+	tokenQuota quota
 
 	closing   chan struct{} // closed when Close begins: nothing new, waits end
 	closeOnce sync.Once
@@ -107,9 +118,14 @@ func (cfg Config) Check() error {
 	if _, ok := all[cfg.Profile]; cfg.Profile != "" && !ok {
 		return fmt.Errorf("no limit profile is called %q", cfg.Profile)
 	}
-	for name, p := range all {
-		if low := p.lowest(); low <= 0 {
-			return fmt.Errorf("limit profile %q has a limit of %d; zero never means unlimited", name, low)
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		if err := checkProfile(name, all[name]); err != nil {
+			return fmt.Errorf("limit profile %q: %w", name, err)
+		}
+	}
+	for _, n := range []int{cfg.TokenWritesPerS, cfg.TokenWritesBurst} {
+		if n < 0 || n > maxTokenWrites {
+			return fmt.Errorf("writes of a token: %d is not within 0 to %d", n, maxTokenWrites)
 		}
 	}
 	return nil
@@ -149,6 +165,8 @@ func New(cfg Config, node Store) *Server {
 		s.auth = NoAuth{}
 	}
 	s.metrics = newMetrics(node, s.grants)
+	s.meter = newMeter(cfg.clock, s.metrics.refused)
+	s.tokenQuota = quota{perS: cmp.Or(cfg.TokenWritesPerS, defaultTokenPerS), burst: cmp.Or(cfg.TokenWritesBurst, defaultTokenMost)}
 	s.hub = newHub(s)
 	s.remove = append(s.remove, node.Observe(s.grants.observe), node.Observe(s.metrics.observe))
 	s.handler = s.routes()

@@ -52,7 +52,9 @@ type socket struct {
 	caller   fsm.Caller // its peer is set with mu, together with joined
 	session  string
 	client   string
+	quota    quota  // of the session, if this is a peer
 	hello    uint64 // its id
+	hellos   level  // how many were said
 	lastID   uint64
 	byClient int // close code that the client sent, 0 for none
 

@@ -44,6 +44,14 @@ func newSocketServer(t testing.TB, cfg Config) *socketServer {
 	return &socketServer{s, t, store, h}
 }
 
+// unhurried is a configuration whose sessions refuse nobody for being too fast, for
+// tests of something else.
+func unhurried() Config {
+	fast := builtin[standardProfile]
+	fast.Limits.WritesPerS, fast.Limits.WritesBurst = 10_000, 100_000
+	return Config{Profile: "unhurried", Profiles: map[string]Profile{"unhurried": fast}}
+}
+
 // wsFrame is any frame that a server sends.
 type wsFrame struct {
 	ID        uint64           `json:"id"`

@@ -418,7 +418,9 @@ var small = &websocket.Dialer{NetDialContext: func(ctx context.Context, network,
 }}
 
 func TestG12_SlowWatcherIsResetAndOthersGoOn(t *testing.T) {
-	s := newSocketServer(t, Config{Pace: Pace{Stall: 5 * time.Minute}})
+	cfg := unhurried()
+	cfg.Pace = Pace{Stall: 5 * time.Minute}
+	s := newSocketServer(t, cfg)
 	slow := s.dialWith("slow", nil, small)
 	slow.greet(`"observe":true,"watch":[{"keys":["*"]}]`)
 	slow.snapshot(1)
@@ -482,7 +484,9 @@ func TestG12_OneLargeFrameIsNoReason(t *testing.T) {
 }
 
 func TestG12_FloodWithoutReadingIsBounded(t *testing.T) {
-	s := newSocketServer(t, Config{Pace: Pace{Stall: 500 * time.Millisecond}})
+	cfg := unhurried()
+	cfg.Pace = Pace{Stall: 500 * time.Millisecond}
+	s := newSocketServer(t, cfg)
 	other := s.join("flood", "")
 	c := s.dialWith("flood", nil, small)
 	c.greet("")
@@ -534,7 +538,7 @@ func (h *hub) find(peer string) (found *socket) {
 }
 
 func TestG12_TenThousandRequestsAreAnswered(t *testing.T) {
-	s := newSocketServer(t, Config{})
+	s := newSocketServer(t, unhurried())
 	c := s.join("many", "")
 	go func() {
 		for i := 2; i < 10_002; i++ {

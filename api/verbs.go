@@ -15,7 +15,8 @@ type request struct {
 	id     uint64
 	do     string
 	o      *object
-	weight int // bytes that count towards windowBytes until it is answered
+	weight int  // bytes that count towards windowBytes until it is answered
+	repeat bool // it was sent before: the log may have it
 }
 
 // verbs are the requests of a socket after hello. They run on the reader's
@@ -56,13 +57,14 @@ var laterVerbs = []string{"auth"}
 // request dispatches an admitted request.
 func (k *socket) request(r *request) {
 	verb := verbs[r.do]
+	r.repeat = r.id < k.hello
 	switch {
 	case r.do == "hello":
 		k.greet(r)
 		return
 	case !k.greeted:
 		r.o.refuse("do", "the first request is hello")
-	case (r.id <= k.lastID || r.id == k.hello) && !k.mayRepeat(r.id):
+	case (r.id <= k.lastID || r.id == k.hello) && !k.mayRepeat(r):
 		r.o.refuse("id", "must grow: %d was the last", max(k.lastID, k.hello))
 	case r.do == "":
 		r.o.refuse("do", "is missing")
@@ -85,11 +87,12 @@ const maxUnknown = 1024
 
 // mayRepeat reports whether a request was answered unknown_outcome, and takes
 // note that it is asked again: the log knows it by its id.
-func (k *socket) mayRepeat(id uint64) bool {
+func (k *socket) mayRepeat(r *request) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	_, ok := k.unknown[id]
-	delete(k.unknown, id)
+	_, ok := k.unknown[r.id]
+	delete(k.unknown, r.id)
+	r.repeat = r.repeat || ok
 	return ok
 }
 
@@ -159,7 +162,7 @@ func (k *socket) command(r *request, kind fsm.CommandKind) *fsm.Command {
 func (k *socket) submit(r *request, c *fsm.Command, then func(*fsm.Result)) {
 	bad := r.o.done()
 	if bad == nil {
-		bad = k.server.admit(c)
+		bad = k.admitted(r, c)
 	}
 	if bad != nil {
 		k.refuse(r, bad)
@@ -182,6 +185,16 @@ func (k *socket) refused(r *request, err error) {
 		return
 	}
 	k.refuse(r, wireError(err))
+}
+
+// admitted is the last that a request in order must pass. What was sent before is
+// not refused at once as too fast, for "not applied" may be untrue of its earlier
+// copy.
+func (k *socket) admitted(r *request, c *fsm.Command) *wire.Error {
+	if bad := k.server.admit(c); bad != nil {
+		return bad
+	}
+	return k.server.charge(c, k.session, k.quota, r.repeat)
 }
 
 // hand hands a checked command to the lane. Reads sent after it wait until done

@@ -21,7 +21,7 @@ func (k *socket) acquire(r *request) {
 	c.Acquire = a
 	bad := r.o.done()
 	if bad == nil {
-		bad = k.server.admit(c)
+		bad = k.admitted(r, c)
 	}
 	if bad != nil {
 		k.refuse(r, bad)
@@ -136,7 +136,11 @@ func (k *socket) release(r *request) {
 	op := r.o.operation(r.do, k.caller)
 	c := k.command(r, fsm.CommandTxn)
 	c.Txn = single(op)
-	if bad := r.o.done(); bad != nil {
+	bad := r.o.done()
+	if bad == nil {
+		bad = k.admitted(r, c)
+	}
+	if bad != nil {
 		k.refuse(r, bad)
 		return
 	}
@@ -182,7 +186,11 @@ func (k *socket) cancel(r *request) {
 	}
 	c := k.command(r, fsm.CommandCancel)
 	c.Cancel = &fsm.Cancel{Request: *id}
-	if bad := r.o.done(); bad != nil {
+	bad := r.o.done()
+	if bad == nil {
+		bad = k.admitted(r, c)
+	}
+	if bad != nil {
 		k.refuse(r, bad)
 		return
 	}

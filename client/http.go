@@ -172,7 +172,7 @@ func (c *call) again(err error, n int) (time.Duration, bool) {
 	}
 	switch {
 	case e.Code == wire.RateLimited:
-		return max(time.Duration(number(e.Details["retry_after_ms"]))*time.Millisecond, backoff(n)), true
+		return retryAfter(e) + backoff(n), true
 	case e.Retry == wire.RetrySafe, e.Code == wire.UnknownOutcome && e.Retry == wire.RetryUnknown && c.repeat:
 		return backoff(n), true
 	}

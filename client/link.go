@@ -34,7 +34,7 @@ func (r *Room) connect() {
 		}
 		r.log.Info("connection lost", "server", r.c.bases[server%len(r.c.bases)], "err", err)
 		r.enter(Status{State: Backoff, Err: err})
-		_ = sleep(r.ctx, max(backoff(n), retryAfter(err)))
+		_ = sleep(r.ctx, retryAfter(err)+backoff(n))
 		n++
 	}
 	r.end(context.Cause(r.ctx))
@@ -55,7 +55,8 @@ func over(err error) bool {
 	return errors.As(err, &e) && e.Retry == wire.RetryNever
 }
 
-// retryAfter is how long a server asked to stay away.
+// retryAfter is how long a server asked to stay away. The backoff comes on top: of
+// many that were told the same, only one would get in after that time.
 func retryAfter(err error) time.Duration {
 	var e *wire.Error
 	if !errors.As(err, &e) || e.Code != wire.RateLimited {
@@ -141,7 +142,7 @@ func (r *Room) adopt(w *welcome) (rejoined bool) {
 	rejoined = r.peer != "" && !w.PeerResumed
 	if rejoined {
 		r.epoch++
-		r.loseLocks(wire.Errorf(wire.NotHolder, "the peer that held the lock is no more").With("reason", "expired"))
+		r.loseLocks(wire.Errorf(wire.NotHolder, "the peer that held the lock is no more"))
 	}
 	r.node, r.features = w.Node, w.Features
 	r.session, r.peer, r.key = w.Session, w.Peer, w.ResumeKey
@@ -161,7 +162,7 @@ func (r *Room) detach(err error) {
 	for l, onDetach := range r.locks {
 		if onDetach {
 			delete(r.locks, l)
-			l.over(fmt.Errorf("%w: %w", errDetached, err))
+			l.over(fmt.Errorf("connection lost: %w", err))
 		}
 	}
 }

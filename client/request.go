@@ -125,7 +125,7 @@ func (r *Room) await(ctx context.Context, req *request) (json.RawMessage, error)
 		if req.once || e.Retry != wire.RetrySafe && !(req.read && unknown(e)) {
 			return nil, req.err
 		}
-		if sleep(ctx, max(backoff(n), retryAfter(e))) != nil {
+		if sleep(ctx, retryAfter(e)+backoff(n)) != nil {
 			return nil, &InterruptedError{Do: req.do, Err: ctx.Err(), Last: e}
 		}
 		if err := r.submit(req); err != nil {
