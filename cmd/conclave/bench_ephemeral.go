@@ -58,8 +58,11 @@ func (e *ephemeralBench) run(ctx context.Context, out io.Writer) error {
 	if e.rate <= 0 {
 		return usagef("--rate must be above 0")
 	}
-	ctx, cancel := context.WithCancel(ctx)
 	const room = "bench-ephemeral"
+	if err := e.openRoom(ctx, room); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
 	var c cursors
 	defer func() { cancel(); c.done.Wait() }()
 	for i := range e.peers {

@@ -22,9 +22,8 @@ func TestRoot_every_command_and_flag_is_in_the_page(t *testing.T) {
 	mentioned := regexp.MustCompile("--([a-z][a-z-]*)")
 	root, _ := newRoot()
 	known := flagNames(root)
-	known["help"] = true
 	for _, m := range mentioned.FindAllStringSubmatch(string(text), -1) {
-		if !known[m[1]] {
+		if known[m[1]] == nil && m[1] != "help" {
 			t.Errorf("docs/cli.md speaks of --%s, which no command has", m[1])
 		}
 	}

@@ -28,6 +28,7 @@ type devOptions struct {
 	restart, timeout   time.Duration
 	logs               bool
 	logLevel           string
+	limits             limitOptions
 }
 
 // newDev makes `conclave dev`, the first thing that most people run: it must work
@@ -53,6 +54,7 @@ and starts the dead node again after --restart.`,
 	f.StringVar(&o.data, "data", "", "keep the data in this `folder`; default: a temporary one, removed at the end")
 	f.DurationVar(&o.restart, "restart", 5*time.Second, "start a node that died again after this long; 0: never")
 	f.DurationVar(&o.timeout, "timeout", time.Second, "raft heartbeat, election and lease timeout of the nodes")
+	o.limits.flags(cmd)
 	f.BoolVar(&o.logs, "logs", false, "print what the nodes log, too; default: into n1.log, n2.log, n3.log beside their data")
 	f.StringVar(&o.logLevel, "log-level", "info", "what the nodes log: debug, info, warn or error")
 	return cmd
@@ -61,6 +63,9 @@ and starts the dead node again after --restart.`,
 // dev runs the nodes until a signal or ctx ends it, and leaves no process and no
 // temporary folder behind.
 func dev(ctx context.Context, o *devOptions, stdout io.Writer) (err error) {
+	if err := o.limits.check(); err != nil {
+		return err
+	}
 	nodes, err := o.nodes()
 	if err != nil {
 		return err
@@ -149,12 +154,12 @@ func (o *devOptions) serveArgs(node *devNode, nodes []*devNode, data string) []s
 		peers = append(peers, n.peer)
 	}
 	// All have the same list, the own address included, as in a real deployment.
-	return []string{
+	return append([]string{
 		"serve", "--id", node.id, "--data", filepath.Join(data, node.id),
 		"--http", node.http, "--peer", node.peer,
 		"--bootstrap-expect", strconv.Itoa(devNodes), "--join", strings.Join(peers, ","),
 		"--timeout", o.timeout.String(), "--log-level", o.logLevel, "--cors-localhost",
-	}
+	}, o.limits.args()...)
 }
 
 // prefixWriter writes whole lines of several sources to one place.

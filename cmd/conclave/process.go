@@ -65,9 +65,9 @@ func serve(ctx context.Context, o *serveOptions, logger *slog.Logger, stdout io.
 	}
 
 	// Clients last: until the node is ready they are told to come back.
-	front := api.New(api.Config{
-		Version: version, Origins: o.origins, Dev: o.dev, Logger: logger,
-	}, api.Of(node))
+	config := api.Config{Version: version, Origins: o.origins, Dev: o.dev, Logger: logger}
+	o.limits.into(&config)
+	front := api.New(config, api.Of(node))
 	server := &http.Server{
 		Handler:           front.Handler(),
 		ReadHeaderTimeout: 10 * time.Second, // no more: waits for locks and events are long

@@ -140,6 +140,7 @@ func printRoom(w io.Writer, r *client.RoomInfo) {
 	row(w, "keys", r.Counts.Keys, fmt.Sprintf("%d a store", r.Limits.KeysPerStore))
 	row(w, "bytes", r.Counts.Bytes, r.Limits.SessionBytes)
 	row(w, "locks", r.Counts.Locks, r.Limits.Locks)
+	row(w, "writes", "", fmt.Sprintf("%d a second and peer, %d at once", r.Limits.WritesPerS, r.Limits.WritesBurst))
 }
 
 func millis(ms int64) time.Duration { return time.Duration(ms) * time.Millisecond }

@@ -29,6 +29,7 @@ type serveOptions struct {
 	compareInterval                time.Duration
 	snapshotThreshold, trailingLog uint64
 	stopTimeout                    time.Duration
+	limits                         limitOptions
 	logLevel, logFormat            string
 }
 
@@ -92,6 +93,7 @@ majority.`,
 	f.DurationVar(&o.diskLimit, "disk-limit", 10*time.Second, "stop the node when one write to its disk takes longer")
 	f.Uint64Var(&o.snapshotThreshold, "snapshot-threshold", 65536, "log entries after which a snapshot is taken")
 	f.Uint64Var(&o.trailingLog, "trailing-logs", 32768, "log entries kept behind a snapshot, for nodes that lag")
+	o.limits.flags(cmd)
 	f.DurationVar(&o.stopTimeout, "stop-timeout", 15*time.Second, "how long an orderly stop may take")
 	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
 	f.StringVar(&o.logFormat, "log-format", "text", "text or json")
@@ -124,6 +126,9 @@ func (o *serveOptions) check() (err error) {
 	}
 	if o.compareInterval < 0 {
 		return usagef("--compare-interval: want 0 or more, got %v", o.compareInterval)
+	}
+	if err := o.limits.check(); err != nil {
+		return err
 	}
 	if o.http, err = withPort(o.http, defaultHTTPPort); err != nil {
 		return usagef("--http: %w", err)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"strings"
 
@@ -31,7 +32,7 @@ func applySettings(cmd *cobra.Command) error {
 			return
 		}
 		if value, ok := file[f.Name]; ok {
-			if err := cmd.Flags().Set(f.Name, value); err != nil {
+			if err := setFlag(cmd, f, value); err != nil {
 				failed = usagef("%s: %s: %w", path, f.Name, err)
 			}
 		}
@@ -52,10 +53,21 @@ func fromEnvironment(cmd *cobra.Command, flag string) error {
 	if f == nil || f.Changed || !ok {
 		return nil
 	}
-	if err := cmd.Flags().Set(flag, value); err != nil {
+	if err := setFlag(cmd, f, value); err != nil {
 		return usagef("%s: %w", variable(flag), err)
 	}
 	return nil
+}
+
+// setFlag sets a flag. cobra's errors repeat the value, which of a map in a file
+// would bury what is wrong with it.
+func setFlag(cmd *cobra.Command, f *pflag.Flag, value string) error {
+	if f.Value.Type() != yamlType {
+		return cmd.Flags().Set(f.Name, value)
+	}
+	err := f.Value.Set(value)
+	f.Changed = err == nil
+	return err
 }
 
 // readConfig reads a config file into flag values. A name that no command knows
@@ -76,10 +88,11 @@ func readConfig(path string, root *cobra.Command) (map[string]string, error) {
 	known := flagNames(root)
 	values := make(map[string]string, len(members))
 	for name, member := range members {
-		if !known[name] || name == "config" {
+		f := known[name]
+		if f == nil || name == "config" {
 			return nil, usagef("%s: no command has a flag %q", path, name)
 		}
-		if values[name], err = flagValue(member); err != nil {
+		if values[name], err = flagValue(f, member); err != nil {
 			return nil, usagef("%s: %s: %w", path, name, err)
 		}
 	}
@@ -87,13 +100,17 @@ func readConfig(path string, root *cobra.Command) (map[string]string, error) {
 }
 
 // flagValue is a YAML value as it would stand on the command line.
-func flagValue(member any) (string, error) {
+func flagValue(f *pflag.Flag, member any) (string, error) {
+	if f.Value.Type() == yamlType {
+		text, err := yaml.Marshal(member)
+		return string(text), err
+	}
 	switch member := member.(type) {
 	case []any:
 		items := make([]string, len(member))
 		for i, item := range member {
 			var err error
-			if items[i], err = flagValue(item); err != nil {
+			if items[i], err = flagValue(f, item); err != nil {
 				return "", err
 			}
 		}
@@ -105,15 +122,13 @@ func flagValue(member any) (string, error) {
 }
 
 // flagNames collects the flags of a command and all below it.
-func flagNames(cmd *cobra.Command) map[string]bool {
-	names := map[string]bool{}
-	add := func(f *pflag.Flag) { names[f.Name] = true }
+func flagNames(cmd *cobra.Command) map[string]*pflag.Flag {
+	names := map[string]*pflag.Flag{}
+	add := func(f *pflag.Flag) { names[f.Name] = f }
 	cmd.PersistentFlags().VisitAll(add)
 	cmd.Flags().VisitAll(add)
 	for _, sub := range cmd.Commands() {
-		for name := range flagNames(sub) {
-			names[name] = true
-		}
+		maps.Copy(names, flagNames(sub))
 	}
 	return names
 }
