@@ -24,7 +24,15 @@ type LockParams struct {
 	TTL   time.Duration // of the lease, 1 s to 24 h; 0 means DefaultTTL
 	Wait  time.Duration // how long to queue; 0 is refused with locked when it is held
 	Data  any           // shown to others with the lock; nil for none
-	Open  time.Duration // opens a session with that idle timeout if the room has none
+
+	Shared  bool          // together with others who ask for it so
+	Permits int           // so many may hold it, of those who ask for the same number; 0 and 1: one
+	Delay   time.Duration // if the lease lapses, nobody gets the lock for so long, at most an hour
+
+	// OnStatus is told of changes of a Lock, as with OnLockStatus.
+	OnStatus func(LockStatus)
+
+	Open time.Duration // opens a session with that idle timeout if the room has none
 }
 
 // Grant is a lock as it was granted.
@@ -60,7 +68,7 @@ func (h *HTTP) Lock(ctx context.Context, room, key string, p LockParams) (*Lock,
 			return nil, fmt.Errorf("confirm lock %q: %w", key, err)
 		}
 	}
-	l := &Lock{store: storeName(p.Store), key: key, owner: p.Owner, fence: g.Fence, lease: p.TTL}
+	l := &Lock{store: storeName(p.Store), key: key, owner: p.Owner, fence: g.Fence, lease: p.TTL, told: p.OnStatus}
 	return l.begin(h.ctx, &h.work, httpKeeper{h, room, p}, sent), nil
 }
 
@@ -93,7 +101,11 @@ func (h *HTTP) Acquire(ctx context.Context, room, key string, p LockParams) (*Gr
 		TTLMs  int64  `json:"ttl_ms"`
 		WaitMs int64  `json:"wait_ms,omitempty"`
 		Data   any    `json:"data,omitempty"`
-	}{p.Owner, p.TTL.Milliseconds(), p.Wait.Milliseconds(), p.Data}
+
+		Mode    string `json:"mode,omitempty"`
+		Permits int    `json:"permits,omitempty"`
+		DelayMs int64  `json:"delay_ms,omitempty"`
+	}{p.Owner, p.TTL.Milliseconds(), p.Wait.Milliseconds(), p.Data, modeName(p.Shared), p.Permits, p.Delay.Milliseconds()}
 	c, err := newCall(http.MethodPost, roomPath(room, "locks", storeName(p.Store), key), body)
 	if err != nil {
 		return nil, err

@@ -142,7 +142,7 @@ func (r *Room) adopt(w *welcome) (rejoined bool) {
 	rejoined = r.peer != "" && !w.PeerResumed
 	if rejoined {
 		r.epoch++
-		r.loseLocks(wire.Errorf(wire.NotHolder, "the peer that held the lock is no more"))
+		r.loseLocks(wire.Errorf(wire.NotHolder, "the peer that held the lock is no more").With("reason", "expired"))
 	}
 	r.node, r.features = w.Node, w.Features
 	r.session, r.peer, r.key = w.Session, w.Peer, w.ResumeKey
@@ -162,7 +162,7 @@ func (r *Room) detach(err error) {
 	for l, onDetach := range r.locks {
 		if onDetach {
 			delete(r.locks, l)
-			l.over(fmt.Errorf("connection lost: %w", err))
+			l.over(fmt.Errorf("%w: %w", errDetached, err))
 		}
 	}
 }

@@ -30,13 +30,15 @@ type Lock struct {
 	fence             uint64
 	lease             time.Duration
 	keeper            keeper
+	told              func(LockStatus) // of changes; nil for nobody
 
 	held context.Context // ends, with its cause, when the lock is over
 	over context.CancelCauseFunc
 	kept chan struct{} // closed when the keeping goroutine has ended
 
-	mu     sync.Mutex
-	proven time.Time // send time of the last confirmed request; guarded by mu
+	mu       sync.Mutex
+	proven   time.Time // send time of the last confirmed request; guarded by mu
+	jeopardy bool      // a renewal was due and has not been confirmed; guarded by mu
 }
 
 // keeper is who holds locks: a room as its peer, or a caller over HTTP.
@@ -154,6 +156,7 @@ func (l *Lock) keep() {
 	if !errors.Is(context.Cause(l.held), ErrReleased) {
 		l.keeper.forget(l)
 	}
+	l.tell()
 }
 
 // renew confirms the lease once, or ends the lock. An attempt that takes a third
@@ -170,13 +173,25 @@ func (l *Lock) renew() {
 		switch {
 		case err == nil:
 			l.mu.Lock()
-			l.proven = sent
+			was := l.jeopardy
+			l.proven, l.jeopardy = sent, false
 			l.mu.Unlock()
+			if was {
+				l.tell()
+			}
 			return
 		case gone(err):
 			l.over(err)
 			return
-		case sleep(ctx, min(l.lease/12, time.Second)) != nil:
+		}
+		l.mu.Lock()
+		first := !l.jeopardy && l.held.Err() == nil && ctx.Err() == nil
+		l.jeopardy = true
+		l.mu.Unlock()
+		if first {
+			l.tell()
+		}
+		if sleep(ctx, min(l.lease/12, time.Second)) != nil {
 			if l.held.Err() == nil {
 				l.over(ErrExpired)
 			}

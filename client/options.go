@@ -34,6 +34,10 @@ type lockOptions struct {
 	forever  bool // no Wait given: as long as the context lasts
 	data     json.RawMessage
 	onDetach bool
+	shared   bool
+	permits  int
+	delay    time.Duration
+	told     func(LockStatus)
 }
 
 type (
@@ -196,6 +200,37 @@ func LockData(v any) LockOption {
 // when the peer's grace is over.
 func ReleaseOnDetach() LockOption {
 	return lockFunc(func(o *lockOptions) error { o.onDetach = true; return nil })
+}
+
+// Shared takes a lock together with others who ask for it so. To the servers this
+// Room is one owner, so its goroutines still exclude each other.
+func Shared() LockOption {
+	return lockFunc(func(o *lockOptions) error { o.shared = true; return nil })
+}
+
+// Permits makes the lock a semaphore: n owners may hold it, of those who ask for
+// the same number. Of one Room only one goroutine at a time has a permit.
+func Permits(n int) LockOption {
+	return lockFunc(func(o *lockOptions) error {
+		if n < 1 {
+			return fmt.Errorf("permits: %d is less than 1", n)
+		}
+		o.permits = n
+		return nil
+	})
+}
+
+// LockDelay keeps everybody from the lock for a while (at most an hour) should this
+// lease lapse: for resources that cannot check fences.
+func LockDelay(d time.Duration) LockOption {
+	return lockFunc(func(o *lockOptions) error { o.delay = d; return nil })
+}
+
+// OnLockStatus is told when the lock comes into jeopardy, is safe again, and is
+// lost or released. It is called in order, on the goroutine that renews the lock:
+// it must return at once, and must not call Unlock.
+func OnLockStatus(f func(LockStatus)) LockOption {
+	return lockFunc(func(o *lockOptions) error { o.told = f; return nil })
 }
 
 // newWrite makes the operation of a write; value is left out when do has none.

@@ -28,13 +28,18 @@ func (k *roomKeeper) confirm(ctx context.Context, l *Lock) error {
 	}
 	req.read = true
 	ok := struct {
-		Valid bool `json:"valid"`
-	}{true} // a renewal that is answered is valid
+		Valid  bool   `json:"valid"`
+		Reason string `json:"reason"`
+	}{Valid: true} // a renewal that is answered is valid
 	if err := k.r.run(ctx, req, &ok); err != nil {
 		return err
 	}
 	if !ok.Valid {
-		return wire.Errorf(wire.NotHolder, "fence %d is over", l.fence)
+		over := wire.Errorf(wire.NotHolder, "fence %d is over", l.fence)
+		if ok.Reason != "" {
+			over.With("reason", ok.Reason)
+		}
+		return over
 	}
 	return nil
 }

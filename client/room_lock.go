@@ -21,6 +21,9 @@ type acquire struct {
 	TTLMs    int64           `json:"ttl_ms,omitempty"`
 	WaitMs   int64           `json:"wait_ms,omitempty"`
 	OnDetach bool            `json:"release_on_detach,omitempty"`
+	Mode     string          `json:"mode,omitempty"`
+	Permits  int             `json:"permits,omitempty"`
+	DelayMs  int64           `json:"delay_ms,omitempty"`
 	Data     json.RawMessage `json:"data,omitempty"`
 }
 
@@ -96,6 +99,7 @@ func (r *Room) grant(ctx context.Context, name lockName, o lockOptions, until ti
 		req, err := newRequest("acquire", acquire{
 			Do: "acquire", Store: name.store, Key: name.key, TTLMs: o.ttl.Milliseconds(),
 			WaitMs: left.Milliseconds(), OnDetach: o.onDetach, Data: o.data,
+			Mode: modeName(o.shared), Permits: o.permits, DelayMs: o.delay.Milliseconds(),
 		})
 		if err != nil {
 			return nil, err
@@ -115,6 +119,14 @@ func (r *Room) grant(ctx context.Context, name lockName, o lockOptions, until ti
 		}
 		// The grant was lost before it could be used: queue again.
 	}
+}
+
+// modeName is the wire's name of a mode, "" for the default.
+func modeName(shared bool) string {
+	if shared {
+		return "shared"
+	}
+	return ""
 }
 
 // acquire sends an acquire and waits for its end. If ctx ends first, the acquire
@@ -193,9 +205,9 @@ func (r *Room) confirmed(ctx context.Context, req *request, name lockName, o loc
 		return nil, r.err
 	}
 	if r.epoch != req.epoch || o.onDetach && r.conn == nil {
-		return nil, wire.Errorf(wire.NotHolder, "the lock has ended with the connection that it was granted to")
+		return nil, wire.Errorf(wire.NotHolder, "the lock has ended with the connection that it was granted to").With("reason", "detached")
 	}
-	l := &Lock{store: name.store, key: name.key, owner: owner, fence: fence, lease: lease}
+	l := &Lock{store: name.store, key: name.key, owner: owner, fence: fence, lease: lease, told: o.told}
 	r.locks[l] = o.onDetach
 	return l.begin(context.Background(), &r.work, k, sent), nil
 }

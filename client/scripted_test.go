@@ -183,6 +183,9 @@ type message struct {
 	MinRev  uint64          `json:"min_rev"`
 	TTLMs   int64           `json:"ttl_ms"`
 	WaitMs  int64           `json:"wait_ms"`
+	Mode    string          `json:"mode"`
+	Permits int             `json:"permits"`
+	DelayMs int64           `json:"delay_ms"`
 	Ref     string          `json:"ref"`
 	Data    json.RawMessage `json:"data"`
 
