@@ -75,6 +75,7 @@ type checked struct {
 	callers map[string]Caller
 	known   map[string]int64  // deadlines that outcomes have told of, with their moment
 	mirror  map[string]string // what a watcher that heard all events has
+	seen    map[string]int    // operations and refusals that have occurred
 	views   []*View
 	hashes  [][32]byte
 }
@@ -97,6 +98,12 @@ func (c *checked) run(cmd Command, want Code, changed bool) Result {
 	r := results[0]
 	if got := code(r); got != want {
 		c.t.Fatalf("%+v: got %q %+v, want %q", cmd, got, r.Refusal, want)
+	}
+	c.seen[string(want)]++
+	if cmd.Txn != nil && want == "" {
+		for i := range cmd.Txn.Then {
+			c.seen[fmt.Sprintf("operation %d ", cmd.Txn.Then[i].Kind)]++
+		}
 	}
 	if r.Changed != changed {
 		c.t.Fatalf("%+v: changed is %v, want %v", cmd, r.Changed, changed)
@@ -148,19 +155,35 @@ func TestState_Model(t *testing.T) {
 		rounds = 1
 	}
 	var steps int
+	seen := map[string]int{}
 	for i := range rounds {
-		t.Run(fmt.Sprint(i), rapid.MakeCheck(func(t *rapid.T) { steps += modelHistory(t) }))
+		t.Run(fmt.Sprint(i), rapid.MakeCheck(func(t *rapid.T) { steps += modelHistory(t, seen) }))
 	}
-	t.Logf("%d steps", steps)
+	t.Logf("%d steps: %v", steps, seen)
+	if t.Failed() || testing.Short() {
+		return
+	}
+	for kind := OpPut; kind <= OpSend; kind++ {
+		if what := fmt.Sprintf("operation %d ", kind); seen[what] < 40 {
+			t.Errorf("%q succeeded %d times", what, seen[what])
+		}
+	}
+	for _, no := range []Code{
+		CodeNoSession, CodeUnavailable, CodeConflict, CodeLocked, CodeStaleFence, CodeNotHolder, CodeWrongType, CodeLimitExceeded,
+	} {
+		if seen[string(no)] < 40 {
+			t.Errorf("%s was answered %d times", no, seen[string(no)])
+		}
+	}
 }
 
 // modelHistory is one random history; it returns its length.
-func modelHistory(t *rapid.T) (steps int) {
+func modelHistory(t *rapid.T, seen map[string]int) (steps int) {
 	c := &checked{
-		world: newWorld(t), m: &model{now: 1000, fences: map[string]uint64{}}, callers: map[string]Caller{}, known: map[string]int64{}, mirror: map[string]string{},
+		world: newWorld(t), m: &model{now: 1000, fences: map[string]uint64{}}, callers: map[string]Caller{}, known: map[string]int64{}, mirror: map[string]string{}, seen: seen,
 	}
 	actions := map[string]func(*rapid.T){
-		"join": func(*rapid.T) { c.join() }, "write": c.write, "write again": c.write, "write on": c.write, "txn": c.txn,
+		"join": func(*rapid.T) { c.join() }, "write": c.write, "write again": c.write, "write on": c.write, "write more": c.write, "write yet more": c.write, "txn": c.txn, "txn again": c.txn,
 		"acquire": c.acquire, "acquire again": c.acquire, "release": c.release, "leave": c.leave, "detach": c.detach,
 		"attach": c.attach, "time": c.time, "term": func(*rapid.T) { c.term++ },
 		"publish": func(*rapid.T) {
@@ -168,6 +191,9 @@ func modelHistory(t *rapid.T) (steps int) {
 			c.hashes = append(c.hashes, c.hash())
 		},
 		"": func(*rapid.T) { steps++; c.compare() },
+	}
+	if rapid.IntRange(0, 3).Draw(t, "empty at first") != 3 {
+		c.join()
 	}
 	for range 3 { // histories of about ninety steps
 		t.Repeat(actions)
@@ -268,6 +294,9 @@ func (c *checked) release(t *rapid.T) {
 }
 
 func (c *checked) leave(t *rapid.T) {
+	if rapid.IntRange(0, 5).Draw(t, "leave") != 5 {
+		return // else sessions are too short for much to happen in them
+	}
 	who, want := c.who(t)
 	if who == job {
 		return
@@ -279,6 +308,9 @@ func (c *checked) leave(t *rapid.T) {
 }
 
 func (c *checked) detach(t *rapid.T) {
+	if rapid.IntRange(0, 3).Draw(t, "detach") != 3 {
+		return
+	}
 	who, want := c.who(t)
 	if who == job {
 		return

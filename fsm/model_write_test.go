@@ -311,7 +311,7 @@ func (c *checked) drawSeveral(t *rapid.T, op Operation) Operation {
 	return op
 }
 
-var modelNumbers = []string{"0", "1", "-2", "1.0", "0.5", "2.50", "1e2", "-0.125", "9007199254740993"}
+var modelNumbers = []string{"0", "1", "-2", "1.0", "0.5", "2.50", "1e2", "-0.125", "9007199254740993", "-0", "1E+2", "25e-3"}
 
 // drawJSON is a value of any kind, in the text that encoding it again gives.
 func drawJSON(t *rapid.T, depth int) string {
@@ -323,7 +323,7 @@ func drawJSON(t *rapid.T, depth int) string {
 	case "number":
 		return rapid.SampledFrom(modelNumbers).Draw(t, "number")
 	case "string":
-		return rapid.SampledFrom([]string{`""`, `"1"`, `"é<\n\""`, `"x"`}).Draw(t, "string")
+		return rapid.SampledFrom([]string{`""`, `"1"`, `"é<\n\""`, `"x"`, `"日本 🎈"`, `"\u2028\\"`}).Draw(t, "string")
 	case "word":
 		return rapid.SampledFrom([]string{"null", "true", "false"}).Draw(t, "word")
 	case "array":
