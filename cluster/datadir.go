@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -21,6 +20,9 @@ import (
 //	raft.db    the log, raft's term and vote, identity and incarnation
 //	snapshots  the last two
 //
+// What is in them carries checksums, all of which are verified when it is opened,
+// and again when it is read.
+//
 // Log and stable store are one file on purpose: a node that lost its log must not
 // keep its name, or it would vote as if it still had what it once acknowledged.
 type DataDir struct {
@@ -28,7 +30,7 @@ type DataDir struct {
 	Stable    raft.StableStore
 	Snapshots raft.SnapshotStore
 
-	db   *raftboltdb.BoltStore
+	db   *sealedStore
 	lock *os.File
 }
 
@@ -78,9 +80,13 @@ func openDataDir(dir string, opts DataDirOptions) (_ *DataDir, err error) {
 	if logger == nil {
 		logger = slog.New(slog.DiscardHandler)
 	}
-	snapshots, err := raft.NewFileSnapshotStoreWithLogger(dir, keepSnaps, newRaftLogger(logger))
+	files, err := raft.NewFileSnapshotStoreWithLogger(dir, keepSnaps, newRaftLogger(logger))
 	if err != nil {
 		return nil, fmt.Errorf("open snapshots: %w", err)
+	}
+	snapshots := &sealedSnapshots{files, filepath.Join(dir, snapshotsDir)}
+	if err := snapshots.check(); err != nil {
+		return nil, err
 	}
 	if err := checkNoGap(d.db, snapshots); err != nil {
 		return nil, err
@@ -108,7 +114,7 @@ func (d *DataDir) Close() error {
 
 // openDB opens raft.db. A new one is made under another name first, so that a
 // crash leaves either none or a whole one.
-func openDB(dir string) (*raftboltdb.BoltStore, error) {
+func openDB(dir string) (*sealedStore, error) {
 	path := filepath.Join(dir, dbName)
 	_, err := os.Stat(path)
 	if err == nil {
@@ -137,18 +143,15 @@ func openDB(dir string) (*raftboltdb.BoltStore, error) {
 	return openBolt(path)
 }
 
-// openBolt opens a bolt file and reads both ends of the log. Bolt panics on
-// damaged pages, and reading past the end of a shortened file is a memory fault:
-// both become errors.
-func openBolt(path string) (db *raftboltdb.BoltStore, err error) {
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	defer func() {
-		if r := recover(); r != nil {
-			// Without closing it: a file that panics once may do so again, or block.
-			db, err = nil, fmt.Errorf("%s is damaged: %v", path, r)
+// openBolt opens a bolt file, new or old, after all of it was read and verified.
+func openBolt(path string) (_ *sealedStore, err error) {
+	defer guard(path, &err)()
+	if _, err := os.Stat(path); err == nil {
+		if err := checkBolt(path, checkValue); err != nil {
+			return nil, err
 		}
-	}()
-	db, err = raftboltdb.New(raftboltdb.Options{
+	}
+	db, err := raftboltdb.New(raftboltdb.Options{
 		Path: path,
 		BoltOptions: &bbolt.Options{
 			Timeout: time.Second, // for its own file lock; ours is held already
@@ -161,16 +164,42 @@ func openBolt(path string) (db *raftboltdb.BoltStore, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
-	for _, end := range []func() (uint64, error){db.FirstIndex, db.LastIndex} {
-		index, err := end()
-		if err == nil && index > 0 {
-			err = db.GetLog(index, new(raft.Log))
+	s := &sealedStore{db, path}
+	if err := s.check(); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+// checkValue verifies what is stored beside the log, keys included.
+func checkValue(bucket, key, value []byte) error {
+	if string(bucket) == "logs" { // see sealedStore.check
+		return nil
+	}
+	_, err := unseal(key, value)
+	return err
+}
+
+// check verifies the log: every entry, and that none is missing between them.
+func (s *sealedStore) check() error {
+	first, err := s.FirstIndex()
+	if err != nil || first == 0 {
+		return err
+	}
+	last, err := s.LastIndex()
+	if err != nil {
+		return err
+	}
+	for i := first; i <= last; i++ {
+		err := s.GetLog(i, new(raft.Log))
+		if errors.Is(err, raft.ErrLogNotFound) {
+			return damaged(s.path, "log entry %d is missing between %d and %d", i, first, last)
 		}
 		if err != nil {
-			return nil, errors.Join(fmt.Errorf("%s is damaged: log entry %d: %w", path, index, err), db.Close())
+			return err
 		}
 	}
-	return db, nil
+	return nil
 }
 
 // checkNoGap makes sure that the log goes on where a snapshot ends.

@@ -12,7 +12,6 @@ import (
 	"testing/iotest"
 
 	"github.com/hashicorp/raft"
-	"pgregory.net/rapid"
 )
 
 func mustOpen(t testing.TB, dir string) *DataDir {
@@ -148,51 +147,6 @@ func TestOpenDataDir_RefusesWhatDoesNotBelongTogether(t *testing.T) {
 				t.Errorf("%q does not name %s and %q", err, dir, c.want)
 			}
 		})
-	}
-}
-
-// Overwritten pages give an error that names the file, or go unnoticed where they
-// were free, but never end the process.
-func TestOpenDataDir_SurvivesDamagedPages(t *testing.T) {
-	whole := filepath.Join(t.TempDir(), "d")
-	d := mustOpen(t, whole)
-	fill(t, d, 1, 200)
-	if err := d.Log.DeleteRange(1, 0); err != nil { // another commit
-		t.Fatal(err)
-	}
-	d.Close()
-	data, err := os.ReadFile(filepath.Join(whole, dbName))
-	if err != nil {
-		t.Fatal(err)
-	}
-	refused := 0
-	rapid.Check(t, func(rt *rapid.T) {
-		damaged := bytes.Clone(data)
-		for range rapid.IntRange(1, 8).Draw(rt, "pages") {
-			page := rapid.IntRange(0, len(data)/4096-1).Draw(rt, "page")
-			junk := rapid.SliceOfN(rapid.Byte(), 16, 64).Draw(rt, "junk")
-			copy(damaged[page*4096:], junk)
-		}
-		dir, err := os.MkdirTemp(t.TempDir(), "")
-		if err != nil {
-			rt.Fatal(err)
-		}
-		path := filepath.Join(dir, dbName)
-		if err := os.WriteFile(path, damaged, 0o600); err != nil {
-			rt.Fatal(err)
-		}
-		d, err := OpenDataDir(dir, DataDirOptions{})
-		if err == nil {
-			d.Close()
-			return
-		}
-		refused++
-		if !strings.Contains(err.Error(), path) {
-			rt.Errorf("%q does not name %s", err, path)
-		}
-	})
-	if refused == 0 {
-		t.Error("no damage was ever noticed")
 	}
 }
 

@@ -99,6 +99,7 @@ func Open(cfg Config) (*Node, error) {
 	n.watchdog = newWatchdog(n.cfg.DiskLimit, n.fatal)
 	n.configs = &configIndexLog{LogStore: n.watchdog.logStore(cfg.Log)}
 	n.stable = n.watchdog.stableStore(cfg.Stable)
+	snapshots := n.watchdog.snapshotStore(cfg.Snapshots)
 	err := n.configs.noteSnapshots(cfg.Snapshots)
 	if err != nil {
 		return nil, fmt.Errorf("list the snapshots: %w", err)
@@ -138,7 +139,7 @@ func Open(cfg Config) (*Node, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cache the raft log: %w", err)
 	}
-	n.raft, err = raft.NewRaft(n.raftConfig(), n.machine, recent, newVoteStore(n.stable), cfg.Snapshots, n.transport)
+	n.raft, err = raft.NewRaft(n.raftConfig(), n.machine, recent, newVoteStore(n.stable), snapshots, n.transport)
 	if err != nil {
 		err = errors.Join(fmt.Errorf("start raft: %w", err), n.channel.Close(), n.transport.Close())
 		return nil, err

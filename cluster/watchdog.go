@@ -1,7 +1,9 @@
 package cluster
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"sync"
 	"time"
 
@@ -12,7 +14,8 @@ import (
 // first that fails, or that hangs longer than the limit. Raft alone would go on:
 // it keeps a leader whose disk has died (hashicorp/raft#503), and a write that is
 // tried again after a failed fsync may seem to succeed though the pages are lost.
-// So after a failure every further write fails too.
+// So after a failure every further write fails too. What is read and found damaged
+// ends the node as well: raft would try it again for ever, or panic.
 type watchdog struct {
 	limit time.Duration
 	fatal func(error)
@@ -90,12 +93,37 @@ func (w *watchdog) fail(err error) {
 	}
 }
 
+// read passes on what came of a read, and fails at damage.
+func (w *watchdog) read(err error) error {
+	var damage *DamagedError
+	if errors.As(err, &damage) {
+		w.fail(fmt.Errorf("disk: %w", err))
+	}
+	return err
+}
+
 // logStore puts a log store under watch.
 func (w *watchdog) logStore(inner raft.LogStore) raft.LogStore { return &watchedLog{inner, w} }
 
 // stableStore puts a stable store under watch.
 func (w *watchdog) stableStore(inner raft.StableStore) raft.StableStore {
 	return &watchedStable{inner, w}
+}
+
+// snapshotStore puts the reading of snapshots under watch. One that cannot be written
+// is given up and harms nobody: the log is kept instead.
+func (w *watchdog) snapshotStore(inner raft.SnapshotStore) raft.SnapshotStore {
+	return &watchedSnapshots{inner, w}
+}
+
+type watchedSnapshots struct {
+	raft.SnapshotStore
+	dog *watchdog
+}
+
+func (s *watchedSnapshots) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
+	meta, state, err := s.SnapshotStore.Open(id)
+	return meta, state, s.dog.read(err)
 }
 
 type watchedLog struct {
@@ -108,6 +136,10 @@ type watchedLog struct {
 func (s *watchedLog) IsMonotonic() bool {
 	m, ok := s.LogStore.(raft.MonotonicLogStore)
 	return ok && m.IsMonotonic()
+}
+
+func (s *watchedLog) GetLog(index uint64, l *raft.Log) error {
+	return s.dog.read(s.LogStore.GetLog(index, l))
 }
 
 func (s *watchedLog) StoreLog(l *raft.Log) error {
