@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -15,12 +16,16 @@ import (
 // changes collects what a lock tells of itself, with the time since begun.
 type changes struct {
 	begun time.Time
-	told  []string
+
+	mu   sync.Mutex
+	told []string // guarded by mu
 }
 
 func (c *changes) option() LockOption {
 	c.begun = time.Now()
 	return OnLockStatus(func(s LockStatus) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
 		c.told = append(c.told, strings.TrimRight(fmt.Sprintf("%v %s %s", time.Since(c.begun), s.State, s.Reason), " "))
 	})
 }
@@ -28,6 +33,8 @@ func (c *changes) option() LockOption {
 func (c *changes) are(t *testing.T, want ...string) {
 	t.Helper()
 	synctest.Wait()
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if got := strings.Join(c.told, ", "); got != strings.Join(want, ", ") {
 		t.Errorf("told of %s; want %s", got, strings.Join(want, ", "))
 	}
@@ -58,7 +65,9 @@ func TestG5_jeopardy_comes_before_the_loss(t *testing.T) {
 		}()
 		<-l.Done()
 		synctest.Wait()
+		told.mu.Lock()
 		last := told.told[len(told.told)-1]
+		told.mu.Unlock()
 		if want := fmt.Sprint(sent+9*time.Second, " lost expired"); last != want || l.Status().Reason != LostExpired {
 			t.Errorf("the end: %s, want %s", last, want)
 		}

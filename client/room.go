@@ -76,6 +76,7 @@ type Room struct {
 
 	stream stream
 	locks  map[*Lock]bool // held by the peer; true if they end on detach
+	heeded int            // of them, how many have their end watched for
 	turns  map[lockName]*turn
 }
 

@@ -209,7 +209,9 @@ func (r *Room) confirmed(ctx context.Context, req *request, name lockName, o loc
 	}
 	l := &Lock{store: name.store, key: name.key, owner: owner, fence: fence, lease: lease, told: o.told}
 	r.locks[l] = o.onDetach
-	return l.begin(context.Background(), &r.work, k, sent), nil
+	l.begin(context.Background(), &r.work, k, sent)
+	r.work.Go(func() { r.heed(l) })
+	return l, nil
 }
 
 // loseLocks ends all locks that the peer holds. The caller holds mu.

@@ -102,7 +102,7 @@ func (s *scripted) serve(w http.ResponseWriter, r *http.Request) {
 		s.t.Error(err)
 		return
 	}
-	k := &script{t: s.t, ws: ws, in: make(chan []byte), ended: make(chan struct{})}
+	k := &script{t: s.t, ws: ws, in: make(chan []byte), ended: make(chan struct{}), heeding: map[string]bool{}}
 	s.mu.Lock()
 	s.all = append(s.all, k)
 	s.mu.Unlock()
@@ -144,6 +144,8 @@ type script struct {
 	code  int           // the client's close code, once in is closed
 	ended chan struct{} // closed by drop
 	once  sync.Once
+
+	heeding map[string]bool // watches of the ends of locks, by id
 }
 
 // read passes on what the client sends.
@@ -195,6 +197,34 @@ type message struct {
 // next takes the client's next request, which must be of that verb.
 func (k *script) next(do string) *message {
 	k.t.Helper()
+	for {
+		if m := k.nextOfAny(do); !k.heeds(m, do) {
+			if m.Do != do {
+				k.t.Fatalf("got %s %s, want a %s", m.Do, m.body, do)
+			}
+			return m
+		}
+	}
+}
+
+// heeds answers what a room asks to hear of the end of its locks, unless the test
+// waits for it.
+func (k *script) heeds(m *message, want string) bool {
+	switch {
+	case m.Do == want:
+		return false
+	case m.Do == "watch" && strings.HasSuffix(string(m.Watch), `"types":["lock"]}]`):
+		k.ok(m, `{"rev":10}`)
+		k.heeding[fmt.Sprint(m.ID)] = true
+		return true
+	case m.Do == "unwatch" && k.heeding[string(m.Watch)]:
+		return true
+	}
+	return false
+}
+
+func (k *script) nextOfAny(do string) *message {
+	k.t.Helper()
 	var data []byte
 	select {
 	case data = <-k.in:
@@ -206,9 +236,6 @@ func (k *script) next(do string) *message {
 	m := new(message)
 	if err := json.Unmarshal(data, m); err != nil {
 		k.t.Fatalf("waiting for %s: %v in %s", do, err, data)
-	}
-	if m.Do != do {
-		k.t.Fatalf("got %s, want a %s", data, do)
 	}
 	m.body = "{" + strings.TrimPrefix(string(data), fmt.Sprintf(`{"id":%d,`, m.ID))
 	return m
