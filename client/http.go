@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"strconv"
 	"strings"
@@ -189,13 +190,23 @@ func (h *HTTP) base(server uint32) string { return h.bases[int(server)%len(h.bas
 func (h *HTTP) attempt(ctx context.Context, c *call, base string, out any) error {
 	limited, cancel := context.WithTimeout(ctx, attemptLimit+c.wait)
 	defer cancel()
+	// What has an Idempotency-Key net/http repeats by itself, when a connection that
+	// it had kept breaks. What comes of the repeat says nothing of the first try.
+	var conns atomic.Int32
+	limited = httptrace.WithClientTrace(limited, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { conns.Add(1) }})
 	resp, err := h.send(limited, c, base)
 	if err != nil {
-		return notAnswered(ctx, c, base, err)
+		if err = notAnswered(ctx, c, base, err); conns.Load() > 0 {
+			err = unsure(c, err)
+		}
+		return err
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode >= 300 {
-		return refusal(resp)
+		if err = refusal(resp); conns.Load() > 1 {
+			err = unsure(c, err)
+		}
+		return err
 	}
 	if out == nil {
 		_, err = io.Copy(io.Discard, io.LimitReader(resp.Body, maxAnswer))
@@ -241,6 +252,16 @@ func notAnswered(parent context.Context, c *call, base string, err error) error 
 		return wire.Errorf(wire.Unavailable, "%s: %v", base, err)
 	}
 	return wire.Errorf(wire.UnknownOutcome, "%s at %s: %v", c.name(), base, err)
+}
+
+// unsure is what err says of a write that was sent before: that this time it was
+// not applied leaves open whether it was then.
+func unsure(c *call, err error) error {
+	var e *wire.Error
+	if c.do != http.MethodGet && errors.As(err, &e) && e.Retry == wire.RetrySafe {
+		return wire.Errorf(wire.UnknownOutcome, "%s was sent on a connection that broke, and then: %v", c.name(), err)
+	}
+	return err
 }
 
 // refusal reads the problem document of an answer that is no success. An answer

@@ -98,6 +98,63 @@ func TestG9_HTTP_repeats_a_write_as_the_same_request(t *testing.T) {
 	})
 }
 
+// net/http repeats a request with an Idempotency-Key when a kept connection breaks.
+// That the repeat was not applied leaves open whether the first one was, so it
+// goes on being the same request.
+func TestG9_HTTP_is_unsure_of_what_was_sent_before(t *testing.T) {
+	answers := []http.HandlerFunc{
+		says(`{"version":1,"rev":7}`), breaks, refuses(wire.Errorf(wire.Unavailable, "starting")), says(`{"version":2,"rev":8}`),
+	}
+	httpBubble(t, answers, func(t *testing.T, h *HTTP, asked *[]heard) {
+		for range 2 {
+			if _, err := h.Put(t.Context(), "demo", "k", 1, WriteParams{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if len(*asked) != len(answers) {
+			t.Fatalf("%d requests, want %d", len(*asked), len(answers))
+		}
+		for _, r := range (*asked)[2:] {
+			if r.Key != (*asked)[1].Key {
+				t.Errorf("the write was sent as %q and then as %q: it could be applied twice", (*asked)[1].Key, r.Key)
+			}
+		}
+	})
+}
+
+// The same when the server is gone at the repeat.
+func TestG14_HTTP_a_refused_dial_after_a_broken_connection_is_unknown(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	requests := 0
+	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if requests++; requests == 1 {
+			fmt.Fprint(w, `{"version":1,"rev":7}`)
+			return
+		}
+		l.Close()
+		panic(http.ErrAbortHandler)
+	})}
+	go server.Serve(l)
+	defer server.Close()
+	h, err := NewHTTP(HTTPConfig{Config: Config{Servers: []string{l.Addr().String()}}, Patience: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	if _, err := h.Put(t.Context(), "demo", "k", 1, WriteParams{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.Put(t.Context(), "demo", "k", 2, WriteParams{}); !HasCode(err, wire.UnknownOutcome) {
+		t.Errorf("got %v, want unknown_outcome: the server had the request", err)
+	}
+	if _, err := h.Put(t.Context(), "demo", "k", 3, WriteParams{}); !HasCode(err, wire.Unavailable) {
+		t.Errorf("got %v, want unavailable: nothing was sent", err)
+	}
+}
+
 func TestHTTP_repeats_only_what_is_harmless(t *testing.T) {
 	t.Run("a change of membership is not", func(t *testing.T) {
 		httpBubble(t, []http.HandlerFunc{refuses(unavailable), badGateway}, func(t *testing.T, h *HTTP, _ *[]heard) {
