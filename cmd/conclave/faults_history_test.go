@@ -24,6 +24,8 @@ type history struct {
 	t     *testing.T
 	room  string
 	start time.Time
+	stop  context.CancelFunc
+	done  sync.WaitGroup
 
 	mu         sync.Mutex
 	ops        map[string][]porcupine.Operation // by key
@@ -47,13 +49,13 @@ func (h *history) String() string {
 func (c *testCluster) startHistory(room string, seed uint64) *history {
 	h := &history{t: c.t, room: room, start: time.Now(), ops: map[string][]porcupine.Operation{}}
 	ctx, stop := context.WithCancel(c.t.Context())
-	var done sync.WaitGroup
-	h.t.Cleanup(func() { stop(); done.Wait() })
+	h.stop = stop
+	h.t.Cleanup(func() { stop(); h.done.Wait() })
 	for i, n := range c.nodes {
 		for j := range 2 {
 			id := 2*i + j
 			asker := &asker{h: h, id: id, http: n.http1(), rng: rand.New(rand.NewPCG(seed, uint64(id)))}
-			done.Go(func() {
+			h.done.Go(func() {
 				defer asker.http.Close()
 				for ; ctx.Err() == nil; pause(ctx, 30*time.Millisecond) {
 					if !asker.ask(ctx) {
@@ -167,9 +169,11 @@ func (h *history) record(op porcupine.Operation, key string, err error) bool {
 	return false
 }
 
-// check searches, for each key, for one order that explains every answer.
+// check ends the clients and searches, for each key, for one order that explains every answer.
 func (h *history) check() {
 	h.t.Helper()
+	h.stop()
+	h.done.Wait()
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, p := range h.problems[:min(5, len(h.problems))] {

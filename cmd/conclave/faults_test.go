@@ -46,6 +46,7 @@ const (
 type mix struct {
 	t    *testing.T
 	room string
+	ctx  context.Context // ends with stop
 	stop context.CancelFunc
 	done sync.WaitGroup
 
@@ -68,15 +69,17 @@ type putter struct {
 	times []time.Time
 }
 
-func (c *testCluster) startMix(room string, perNode int) *mix {
+// startMix starts a mixed load. pace keeps each client below the rate at which a
+// session slows its peers down.
+func (c *testCluster) startMix(room string, perNode int, pace time.Duration) *mix {
 	c.t.Helper()
 	ctx, stop := context.WithCancel(c.t.Context())
-	m := &mix{t: c.t, room: room, stop: stop}
+	m := &mix{t: c.t, room: room, ctx: ctx, stop: stop}
 	c.t.Cleanup(func() { stop(); m.done.Wait() })
 	start := func(i int, what string, step func(r *client.Room) error) *client.Room {
 		r := c.join(room, i)
 		m.done.Go(func() {
-			for ; ctx.Err() == nil; think(ctx) {
+			for ; ctx.Err() == nil; pause(ctx, pace) {
 				if err := step(r); err != nil && ctx.Err() == nil {
 					err = fmt.Errorf("%s: %w", what, err)
 					m.failed.CompareAndSwap(nil, &err)
@@ -105,10 +108,9 @@ func (c *testCluster) startMix(room string, perNode int) *mix {
 	return m
 }
 
-// think keeps a client below the rate at which a session slows its peers down.
-func think(ctx context.Context) {
+func pause(ctx context.Context, d time.Duration) {
 	select {
-	case <-time.After(12 * time.Millisecond):
+	case <-time.After(d):
 	case <-ctx.Done():
 	}
 }
@@ -310,7 +312,7 @@ func runFaults(t *testing.T, name string, times, perNode int) {
 	for i := range c.nodes {
 		watchers = append(watchers, c.watch("load", i))
 	}
-	m := c.startMix("load", perNode)
+	m := c.startMix("load", perNode, 12*time.Millisecond)
 	var all, worst []time.Duration
 	for round := range times {
 		m.steady("")

@@ -76,6 +76,7 @@ type testNode struct {
 	t              *testing.T
 	id, http, peer string
 	args           []string
+	within         []string // what the process is started by, in place of this one
 	data           string
 	log            lockedBuffer
 
@@ -112,22 +113,44 @@ type testCluster struct {
 // of them serve.
 func startCluster(t *testing.T, n int, args ...string) *testCluster {
 	t.Helper()
+	c := prepareCluster(t, n)
+	c.found(args...)
+	return c
+}
+
+// prepareCluster makes n nodes, to be changed before they found a cluster.
+func prepareCluster(t *testing.T, n int) *testCluster {
+	t.Helper()
 	c := &testCluster{t: t}
 	for i := range n {
 		c.add(fmt.Sprintf("n%d", i+1))
 	}
+	return c
+}
+
+// found starts all nodes, each with its own flags and these, and waits until all
+// serve.
+func (c *testCluster) found(args ...string) {
+	c.t.Helper()
 	var peers []string
 	for _, node := range c.nodes {
-		peers = append(peers, node.peer)
+		peers = append(peers, node.dialled())
 	}
 	for _, node := range c.nodes {
-		node.args = append([]string{"--bootstrap-expect", strconv.Itoa(n), "--join", strings.Join(peers, ",")}, args...)
+		node.args = slices.Concat([]string{"--bootstrap-expect", strconv.Itoa(len(c.nodes)), "--join", strings.Join(peers, ",")}, args, node.args)
 		node.start()
 	}
 	for _, node := range c.nodes {
 		node.ready()
 	}
-	return c
+}
+
+// dialled is the address at which other nodes find the node.
+func (n *testNode) dialled() string {
+	if i := slices.Index(n.args, "--peer-advertise"); i >= 0 {
+		return n.args[i+1]
+	}
+	return n.peer
 }
 
 // add makes a node that is not started yet.
@@ -192,7 +215,8 @@ func freeAddr(t *testing.T) string {
 func (n *testNode) start() {
 	n.t.Helper()
 	args := append([]string{"serve", "--id", n.id, "--data", n.data, "--http", n.http, "--peer", n.peer, "--log-level", "info"}, n.args...)
-	n.cmd = exec.Command(binary, args...)
+	command := slices.Concat(n.within, []string{binary}, args)
+	n.cmd = exec.Command(command[0], command[1:]...)
 	n.cmd.SysProcAttr = childAttr()
 	n.cmd.Stdout, n.cmd.Stderr = &n.log, &n.log
 	if err := n.cmd.Start(); err != nil {
@@ -272,12 +296,27 @@ func (n *testNode) http1() *client.HTTP { return newHTTP(n.t, -1, n.url()) }
 
 func newHTTP(t *testing.T, patience time.Duration, servers ...string) *client.HTTP {
 	t.Helper()
-	h, err := client.NewHTTP(client.HTTPConfig{Config: client.Config{Servers: servers}, Patience: patience})
+	h, err := client.NewHTTP(client.HTTPConfig{
+		Config: client.Config{Servers: servers, DialContext: dialNode}, Patience: patience,
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return h
 }
+
+// dialNode reaches nodes on loopback, and in namespaces of this test's own.
+func dialNode(ctx context.Context, network, addr string) (net.Conn, error) {
+	host, _, _ := net.SplitHostPort(addr)
+	if dial, ok := elsewhere.Load(host); ok {
+		return dial.(func(context.Context, string, string) (net.Conn, error))(ctx, network, addr)
+	}
+	d := net.Dialer{Timeout: 3 * time.Second, KeepAlive: 10 * time.Second}
+	return d.DialContext(ctx, network, addr)
+}
+
+// elsewhere has, for hosts that are not on loopback, how they are dialled.
+var elsewhere sync.Map
 
 // urls are all nodes' URLs, beginning with that of the i-th.
 func (c *testCluster) urls(i int) []string {

@@ -50,7 +50,7 @@ func (c *testCluster) startLoad(room string, writers int) *load {
 // dial makes a client that knows all nodes.
 func (c *testCluster) dial() *client.Client {
 	c.t.Helper()
-	dialled, err := client.Dial(c.t.Context(), client.Config{Servers: c.urls(0)})
+	dialled, err := client.Dial(c.t.Context(), client.Config{Servers: c.urls(0), DialContext: dialNode})
 	if err != nil {
 		c.t.Fatal(err)
 	}

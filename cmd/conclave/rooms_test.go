@@ -102,7 +102,8 @@ func (m *manyRooms) list(n *testNode) {
 // gauge is a figure of a node's /metrics.
 func (n *testNode) gauge(name string) float64 {
 	n.t.Helper()
-	resp, err := http.Get(n.url() + "/metrics")
+	once := http.Client{Transport: &http.Transport{DialContext: dialNode, DisableKeepAlives: true}}
+	resp, err := once.Get(n.url() + "/metrics")
 	if err != nil {
 		n.t.Fatal(err)
 	}
