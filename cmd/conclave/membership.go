@@ -42,18 +42,43 @@ func newStatus(conn *connection) *cobra.Command {
 		Short: "Show the members, who leads, and how far each has come",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			h, err := conn.open()
-			if err != nil {
-				return err
-			}
-			defer h.Close()
-			status, err := h.Cluster(cmd.Context())
+			status, err := conn.cluster(cmd.Context())
 			if err != nil {
 				return err
 			}
 			return conn.print(cmd.OutOrStdout(), status, func(w io.Writer) { printStatus(w, status) })
 		},
 	}
+}
+
+// cluster is the cluster as the first server sees it that knows a leader. One that
+// has just started answers too, but knows nothing yet; so its word counts only if
+// nobody knows more.
+func (c *connection) cluster(ctx context.Context) (status *wire.Cluster, err error) {
+	for i, server := range c.servers {
+		one := *c
+		if one.servers = []string{server}; i+1 < len(c.servers) || status != nil {
+			one.patience = 0
+		}
+		h, failed := one.open()
+		if failed != nil {
+			return nil, failed
+		}
+		answer, failed := h.Cluster(ctx)
+		h.Close()
+		switch {
+		case failed == nil && answer.Leader != nil:
+			return answer, nil
+		case failed == nil:
+			status = answer
+		default:
+			err = failed
+		}
+	}
+	if status != nil {
+		return status, nil
+	}
+	return nil, err
 }
 
 // printStatus prints the cluster as one node sees it: what is true of all first,
