@@ -2,226 +2,162 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"io"
-	"slices"
+	"os"
+	"os/signal"
 	"strings"
-	"sync"
+	"syscall"
 	"time"
-
-	"conclave/client"
-	"conclave/client/wire"
 
 	"github.com/spf13/cobra"
 )
 
-// bench is what a benchmark puts on a cluster. Every client is a peer with a
-// socket of its own, spread over the servers, with one request at a time.
+// bench is what the flags of a benchmark say. Every connection is a peer with a
+// socket of its own, spread over the servers.
 type bench struct {
 	connection
-	clients  int
-	rooms    int
+	crowding // of the workload that runs
 	size     int
-	profile  string
 	duration time.Duration
 	warmUp   time.Duration
+	profile  string
+	prefix   string
+	progress bool
 }
 
-// newBench makes `bench put`, `bench watch` and `bench ephemeral`.
+// crowding are the flags for which each workload has names and defaults of its own.
+type crowding struct {
+	connections int
+	inFlight    int // requests of a connection at a time; 0 where there is no choice
+	rooms       int
+	rate        float64 // operations per second of all together; 0: the next when one is answered
+}
+
+// newBench makes `conclave bench`. Its members are one workload each.
 func newBench() *cobra.Command {
-	var l bench
+	var b bench
 	cmd := &cobra.Command{
 		Use:   "bench",
 		Short: "Measure a running cluster",
-		Long: `Measure a running cluster. Its rooms are opened with the limits of --profile,
-since those that come by default are meant for people: of "large" a single client
-may write 1,000 times a second (after a burst of 2,000), and waits beyond that. Few
-clients on a fast cluster therefore measure that limit; more clients, or a profile of
-your own (serve --profiles), do not.`,
+		Long: `Put a load on a running cluster and print what it took: how many a second, and the
+quantiles of the time from each request to its answer. The rooms are made for the
+run, and ended after it. Ctrl-C ends a run early, with what was measured until then.
+
+Without --rate everybody does the next thing when the one before is answered, so a
+slow cluster is asked less. With --rate things fall due at that pace whatever the
+cluster does, and the time of each counts from when it was due: what waits behind a
+pause is in the figures, as it would be for users.
+
+The rooms are opened with the limits of --profile, since those that come by default
+are meant for people: of "large" one connection may write 1,000 times a second (after
+a burst of 2,000), and waits beyond that. Few connections on a fast cluster therefore
+measure that limit; more of them, or a profile of your own (serve --profiles), do not.`,
 		Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			return usagef("want one of put, get, cas, txn, lock, mixed, watch, join, ephemeral")
+		},
 	}
-	l.connection.flags(cmd)
+	b.connection.flags(cmd)
 	f := cmd.PersistentFlags()
-	f.IntVar(&l.size, "size", 256, "bytes of a value")
-	f.StringVar(&l.profile, "profile", "large", "`name` of the profile of limits that the rooms are opened with")
-	f.DurationVar(&l.duration, "duration", 10*time.Second, "how long to measure")
-	f.DurationVar(&l.warmUp, "warm-up", 2*time.Second, "how long to run before measuring")
-	put := &cobra.Command{
-		Use:   "put",
-		Short: "Acknowledged puts, each client one at a time",
-		Args:  cobra.NoArgs,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return l.puts(cmd.Context(), cmd.OutOrStdout()) },
+	f.IntVar(&b.size, "size", 256, "bytes of a value")
+	f.StringVar(&b.profile, "profile", "large", "`name` of the profile of limits that the rooms are opened with")
+	f.StringVar(&b.prefix, "prefix", "bench", "how the `names` of the rooms begin")
+	f.DurationVar(&b.duration, "duration", 10*time.Second, "how long to measure")
+	f.DurationVar(&b.warmUp, "warm-up", 2*time.Second, "how long to run before measuring")
+	f.BoolVar(&b.progress, "progress", false, "say every second how it goes; of its own accord on a terminal only")
+	cmd.AddCommand(
+		newBenchPut(&b), newBenchGet(&b), newBenchCAS(&b), newBenchTxn(&b), newBenchLock(&b), newBenchMixed(&b),
+		newBenchWatch(&b), newBenchJoin(&b), newBenchEphemeral(&b),
+	)
+	for _, sub := range cmd.Commands() {
+		b.completes(sub)
 	}
-	put.Flags().IntVar(&l.clients, "clients", 256, "sockets")
-	put.Flags().IntVar(&l.rooms, "rooms", 16, "rooms that the clients share")
-	watch := &cobra.Command{
-		Use:   "watch",
-		Short: "From the writer's answer on the first server to the event on the last",
-		Args:  cobra.NoArgs,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return l.watch(cmd.Context(), cmd.OutOrStdout()) },
-	}
-	cmd.AddCommand(put, watch, newBenchEphemeral(&l))
 	return cmd
 }
 
-func (l *bench) value() string { return strings.Repeat("x", max(0, l.size-2)) } // and two quotes
-
-// openRoom opens a room with the profile. One that is open with another would be
-// measured by limits that nobody asked for.
-func (l *bench) openRoom(ctx context.Context, room string) error {
-	h, err := l.connection.open()
-	if err != nil {
-		return err
-	}
-	defer h.Close()
-	info, err := h.OpenRoom(ctx, room, client.OpenParams{Profile: l.profile})
-	if err == nil && info.Profile != l.profile {
-		err = wire.Errorf(wire.Conflict, "room %s is open with the profile %s, not %s: end it first, or name that one", room, info.Profile, l.profile)
-	}
-	return err
+// flags adds the flags of the workloads in which each connection does one thing
+// after the other.
+func (c *crowding) flags(cmd *cobra.Command, connections, rooms int) {
+	f := cmd.Flags()
+	f.IntVar(&c.connections, "connections", connections, "peers, each with a socket of its own")
+	f.IntVar(&c.inFlight, "in-flight", 1, "requests of a connection at a time")
+	f.IntVar(&c.rooms, "rooms", rooms, "rooms that the connections share")
+	f.Float64Var(&c.rate, "rate", 0, "operations per `second` that fall due, of all together; 0: the next when one is answered")
 }
 
-// join makes client number i a peer, at one of the servers.
-func (l *bench) join(ctx context.Context, i int, room string) (*client.Client, *client.Room, error) {
-	cfg := l.config()
-	at := i % len(cfg.Servers)
-	cfg.Servers = cfg.Servers[at : at+1]
-	c, err := client.Dial(ctx, cfg)
-	if err != nil {
-		return nil, nil, err
-	}
-	r, err := c.Join(ctx, room, client.JoinOptions{})
-	if err != nil {
-		c.Close()
-		return nil, nil, err
-	}
-	return c, r, nil
-}
+// The bounds of a benchmark: a mistyped number must not take the machine down that
+// it runs on.
+const (
+	maxBenchConnections = 50_000
+	maxBenchInFlight    = 1024
+	maxBenchRooms       = 100_000
+	maxBenchSize        = 1 << 20
+	maxBenchRate        = 10_000_000
+	maxBenchTime        = 24 * time.Hour
+)
 
-// puts runs the clients and prints throughput and latency.
-func (l *bench) puts(ctx context.Context, out io.Writer) error {
-	for i := range min(l.rooms, l.clients) {
-		if err := l.openRoom(ctx, fmt.Sprintf("bench-%d", i)); err != nil {
-			return err
+// check refuses what the flags of every workload must not say.
+func (b *bench) check(cmd *cobra.Command) error {
+	for _, n := range []struct {
+		flag       string
+		value, max int
+	}{
+		{"connections", b.connections, maxBenchConnections},
+		{"subscribers", b.connections, maxBenchConnections},
+		{"clients", b.connections, maxBenchConnections},
+		{"in-flight", b.inFlight, maxBenchInFlight},
+		{"rooms", b.rooms, maxBenchRooms},
+	} {
+		if cmd.Flags().Lookup(n.flag) != nil && (n.value < 1 || n.value > n.max) {
+			return usagef("--%s is %d, want 1 to %d", n.flag, n.value, n.max)
 		}
 	}
-	rooms := make([]*client.Room, l.clients)
-	for i := range rooms {
-		c, r, err := l.join(ctx, i, fmt.Sprintf("bench-%d", i%l.rooms))
-		if err != nil {
-			return fmt.Errorf("join as client %d: %w", i, err)
-		}
-		defer c.Close()
-		rooms[i] = r
+	switch {
+	case !(b.rate >= 0 && b.rate <= maxBenchRate):
+		return usagef("--rate is %g, want 0 to %d", b.rate, maxBenchRate)
+	case b.duration <= 0 || b.duration > maxBenchTime:
+		return usagef("--duration is %v, want more than 0 and at most %v", b.duration, maxBenchTime)
+	case b.warmUp < 0 || b.warmUp > maxBenchTime:
+		return usagef("--warm-up is %v, want 0 to %v", b.warmUp, maxBenchTime)
+	case b.patience <= 0:
+		return usagef("--patience is %v: an operation of a benchmark needs a bound above 0", b.patience)
+	case b.size < 2 || b.size > maxBenchSize:
+		return usagef("--size is %d, want 2 to %d", b.size, maxBenchSize)
+	case b.profile == "":
+		return usagef("--profile must name one")
 	}
-	begin := time.Now().Add(l.warmUp)
-	end := begin.Add(l.duration)
-	samples := make([][]time.Duration, len(rooms))
-	failures := make([]error, len(rooms))
-	var wg sync.WaitGroup
-	for i, r := range rooms {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
-			key, value := fmt.Sprintf("key-%d", i), l.value()
-			for {
-				sent := time.Now()
-				if sent.After(end) || ctx.Err() != nil {
-					return
-				}
-				if _, err := r.Put(ctx, key, value); err != nil {
-					failures[i] = err
-					return
-				}
-				if sent.After(begin) {
-					samples[i] = append(samples[i], time.Since(sent))
-				}
-			}
-		}()
-	}
-	wg.Wait()
-	for i, err := range failures {
-		if err != nil {
-			return fmt.Errorf("client %d: %w", i, err)
-		}
-	}
-	all := slices.Concat(samples...)
-	fmt.Fprintf(out, "%d clients, %d-byte values: %.0f puts/s", l.clients, l.size, float64(len(all))/l.duration.Seconds())
-	printLatency(out, all)
 	return nil
 }
 
-// watch writes on the first server and watches on the last, and prints how long
-// after the writer's answer the event came (before it counts as zero).
-func (l *bench) watch(ctx context.Context, out io.Writer) error {
-	room := "bench-watch"
-	if err := l.openRoom(ctx, room); err != nil {
+// run checks the flags, runs a workload until it is done or Ctrl-C is pressed, and
+// prints its report. A second Ctrl-C ends the process.
+func (b *bench) run(cmd *cobra.Command, c crowding, workload func(ctx context.Context, t *tally) (*benchReport, error)) error {
+	b.crowding = c
+	if err := b.check(cmd); err != nil {
 		return err
 	}
-	writer, w, err := l.join(ctx, 0, room)
+	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	context.AfterFunc(ctx, stop)
+	t := newTally(b)
+	stopTelling := b.tell(cmd.ErrOrStderr(), t)
+	report, err := workload(ctx, t)
+	stopTelling()
 	if err != nil {
 		return err
 	}
-	defer writer.Close()
-	reader, r, err := l.join(ctx, len(l.servers)-1, room)
-	if err != nil {
-		return err
-	}
-	defer reader.Close()
-	events, err := r.Watch(ctx, client.Keys("key"))
-	if err != nil {
-		return err
-	}
-	defer events.Close()
-	seen := make(chan time.Time, 1)
-	failed := make(chan error, 1)
-	go func() {
-		for {
-			u, err := events.Next(ctx)
-			if err != nil {
-				failed <- err
-				return
-			}
-			if len(u.Events) > 0 {
-				seen <- time.Now()
-			}
-		}
-	}()
-	var behind, puts []time.Duration
-	begin := time.Now().Add(l.warmUp)
-	for end := begin.Add(l.duration); time.Now().Before(end) && ctx.Err() == nil; {
-		sent := time.Now()
-		if _, err := w.Put(ctx, "key", l.value()); err != nil {
-			return err
-		}
-		answered := time.Now()
-		select {
-		case at := <-seen:
-			if sent.After(begin) {
-				behind = append(behind, max(0, at.Sub(answered)))
-				puts = append(puts, answered.Sub(sent))
-			}
-		case err := <-failed:
-			return err
-		case <-ctx.Done():
-		}
-	}
-	fmt.Fprintf(out, "event after the writer's answer")
-	printLatency(out, behind)
-	fmt.Fprintf(out, "the put itself")
-	printLatency(out, puts)
-	return nil
+	report.Interrupted = ctx.Err() != nil
+	return b.print(cmd.OutOrStdout(), report, func(w io.Writer) { report.table(w) })
 }
 
-// printLatency ends a line with the quantiles of what was measured.
-func printLatency(out io.Writer, samples []time.Duration) {
-	if len(samples) == 0 {
-		fmt.Fprintln(out, ": nothing was measured")
-		return
-	}
-	slices.Sort(samples)
-	at := func(q float64) time.Duration {
-		return samples[min(len(samples)-1, int(q*float64(len(samples))))].Round(time.Microsecond)
-	}
-	fmt.Fprintf(out, ", p50 %v, p99 %v, max %v (%d samples)\n", at(0.5), at(0.99), at(1), len(samples))
+// attempt is the context of one operation: it may take as long as --patience, also
+// after Ctrl-C, so that its outcome is known.
+func (b *bench) attempt(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), b.patience)
+}
+
+// value is a text that takes as many bytes as --size says, its quotes included. It
+// begins with what is given, if there is room for that.
+func (b *bench) value(begin string) string {
+	return begin + strings.Repeat("x", max(0, b.size-2-len(begin)))
 }

@@ -2,8 +2,8 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"io"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -17,12 +17,12 @@ import (
 type ephemeralBench struct {
 	*bench
 	peers int
-	rate  float64
 }
 
 // newBenchEphemeral makes `bench ephemeral`.
-func newBenchEphemeral(l *bench) *cobra.Command {
-	e := ephemeralBench{bench: l}
+func newBenchEphemeral(b *bench) *cobra.Command {
+	e := ephemeralBench{bench: b}
+	var c crowding
 	cmd := &cobra.Command{
 		Use:   "ephemeral",
 		Short: "Puts of a room, with and without the cursors of its peers",
@@ -30,21 +30,30 @@ func newBenchEphemeral(l *bench) *cobra.Command {
 cursors. Put in the same room, fifty times a second and client, by turns while the
 cursors rest and while they move, and print the latency of the puts in both cases.`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return e.run(cmd.Context(), cmd.OutOrStdout()) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			switch {
+			case c.rate <= 0:
+				return usagef("--rate is %g, want more than 0", c.rate)
+			case e.peers < 1 || e.peers > maxBenchConnections:
+				return usagef("--peers is %d, want 1 to %d", e.peers, maxBenchConnections)
+			}
+			c.rooms = 1
+			return b.run(cmd, c, e.turns)
+		},
 	}
 	f := cmd.Flags()
-	f.IntVar(&l.clients, "clients", 3, "sockets that put")
+	f.IntVar(&c.connections, "clients", 3, "sockets that put")
 	f.IntVar(&e.peers, "peers", 50, "peers with a cursor")
-	f.Float64Var(&e.rate, "rate", 20, "moves of a cursor per second")
+	f.Float64Var(&c.rate, "rate", 20, "moves of a cursor per `second`")
 	return cmd
 }
 
 // putPause is the pace of each client's puts.
 const putPause = 20 * time.Millisecond
 
-// turns is how often cursors rest and move by turns, so that what else the machine
+// cursorTurns is how often cursors rest and move by turns, so that what else the machine
 // does meets both.
-const turns = 4
+const cursorTurns = 4
 
 // cursors are the peers with a cursor.
 type cursors struct {
@@ -54,105 +63,101 @@ type cursors struct {
 	done           sync.WaitGroup
 }
 
-func (e *ephemeralBench) run(ctx context.Context, out io.Writer) error {
-	if e.rate <= 0 {
-		return usagef("--rate must be above 0")
+// turns has cursors rest and move by turns.
+func (e *ephemeralBench) turns(ctx context.Context, t *tally) (report *benchReport, err error) {
+	rooms, err := e.openRooms(ctx, 1)
+	if err != nil {
+		return nil, err
 	}
-	const room = "bench-ephemeral"
-	if err := e.openRoom(ctx, room); err != nil {
-		return err
+	defer func() { err = errors.Join(err, rooms.close()) }()
+	peers, err := rooms.join(ctx, e.peers+e.connections)
+	if err != nil {
+		return nil, err
 	}
-	ctx, cancel := context.WithCancel(ctx)
+	watching, cancel := context.WithCancel(ctx)
 	var c cursors
 	defer func() { cancel(); c.done.Wait() }()
-	for i := range e.peers {
-		cl, r, err := e.join(ctx, i, room)
-		if err != nil {
-			return fmt.Errorf("join as peer %d: %w", i, err)
-		}
-		defer cl.Close()
+	for i, r := range peers[:e.peers] {
 		w, err := r.Watch(ctx, client.Messages("cursor"))
 		if err != nil {
-			return fmt.Errorf("watch as peer %d: %w", i, err)
+			return nil, fmt.Errorf("watch as peer %d: %w", i, err)
 		}
-		c.done.Go(func() { c.watch(ctx, w) })
-		c.done.Go(func() { c.move(ctx, r, time.Duration(float64(time.Second)/e.rate)) })
+		c.done.Go(func() { c.watch(watching, w) })
+		c.done.Go(func() { c.move(watching, r, time.Duration(float64(time.Second)/e.rate)) })
 	}
-	writers := make([]*client.Room, e.clients)
-	for i := range writers {
-		cl, r, err := e.join(ctx, i, room)
-		if err != nil {
-			return fmt.Errorf("join as client %d: %w", i, err)
-		}
-		defer cl.Close()
-		writers[i] = r
-	}
-	first, err := writers[0].Put(ctx, "key", e.value())
+	writers := peers[e.peers:]
+	resting, moving := t.row("put_resting"), t.row("put_moving")
+	t.begins(e.bench)
+	first, err := writers[0].Put(ctx, "key", e.value(""))
 	if err != nil {
-		return err
+		return nil, err
 	}
-	var samples [2][]time.Duration // resting, moving
-	puts := 0
-	for turn := range 2 * turns {
-		c.moving.Store(turn%2 == 1)
-		got, n, err := e.putAll(ctx, writers)
-		if err != nil {
-			return err
+	puts := int64(0)
+	for turn := 0; turn < 2*cursorTurns && ctx.Err() == nil; turn++ {
+		row := resting
+		if c.moving.Store(turn%2 == 1); turn%2 == 1 {
+			row = moving
 		}
-		samples[turn%2] = append(samples[turn%2], got...)
+		n, err := e.putAll(ctx, writers, row)
+		if err != nil {
+			return nil, err
+		}
 		puts += n
 	}
 	c.moving.Store(false)
 	if err := c.failed.Load(); err != nil {
-		return *err
+		return nil, *err
 	}
-	last, err := writers[0].Put(ctx, "key", e.value())
+	attempt, done := e.attempt(ctx)
+	defer done()
+	last, err := writers[0].Put(attempt, "key", e.value(""))
 	if err != nil {
-		return err
+		return nil, err
 	}
-	fmt.Fprintf(out, "put, cursors at rest")
-	printLatency(out, samples[0])
-	fmt.Fprintf(out, "put, %d cursors at %g/s", e.peers, e.rate)
-	printLatency(out, samples[1])
-	fmt.Fprintf(out, "cursors: %d messages sent, %d received; %d puts took %d revisions\n",
-		c.sent.Load(), c.received.Load(), puts+1, last.Rev-first.Rev)
-	return nil
+	t.end = time.Now()
+	report = e.report("ephemeral", 1, t)
+	report.Counts = map[string]int64{
+		"cursors": int64(e.peers), "messages_sent": c.sent.Load(), "messages_received": c.received.Load(),
+		"puts": puts + 1, "revisions": int64(last.Rev - first.Rev),
+	}
+	return report, nil
 }
 
-// putAll has all clients put for one turn. What is put in the warm-up counts, but is
-// not measured.
-func (e *ephemeralBench) putAll(ctx context.Context, writers []*client.Room) (samples []time.Duration, puts int, err error) {
-	begin := time.Now().Add(e.warmUp / turns)
-	end := begin.Add(e.duration / (2 * turns))
-	var mu sync.Mutex
-	var wg sync.WaitGroup
+// putAll has all clients put for one turn. What is put in the warm-up counts as a
+// put, but is not measured.
+func (e *ephemeralBench) putAll(ctx context.Context, writers []*client.Room, row *tallyRow) (int64, error) {
+	begin := time.Now().Add(e.warmUp / cursorTurns)
+	end := begin.Add(e.duration / (2 * cursorTurns))
+	var (
+		puts   atomic.Int64
+		failed atomic.Pointer[error]
+		all    sync.WaitGroup
+	)
 	for i, r := range writers {
-		wg.Go(func() {
-			ticker := time.NewTicker(putPause)
-			defer ticker.Stop()
-			for range ticker.C {
-				sent := time.Now()
-				if sent.After(end) || ctx.Err() != nil {
+		all.Go(func() {
+			for sent := time.Now(); sent.Before(end) && ctx.Err() == nil; sent = time.Now() {
+				attempt, done := e.attempt(ctx)
+				_, err := r.Put(attempt, fmt.Sprintf("key-%d", i), e.value(""))
+				done()
+				if err != nil {
+					failed.CompareAndSwap(nil, &err)
 					return
 				}
-				_, failed := r.Put(ctx, fmt.Sprintf("key-%d", i), e.value())
-				took := time.Since(sent)
-				mu.Lock()
-				if puts++; sent.After(begin) {
-					samples = append(samples, took)
+				puts.Add(1)
+				row.noted.Add(1)
+				if sent.After(begin) {
+					row.record(i, time.Since(sent))
 				}
-				if failed != nil {
-					err = failed
-				}
-				mu.Unlock()
-				if failed != nil {
-					return
-				}
+				wait(ctx, sent.Add(putPause))
 			}
 		})
 	}
-	wg.Wait()
-	return samples, puts, err
+	all.Wait()
+	row.busy.Add(int64(max(0, earlier(time.Now(), end).Sub(begin))))
+	if err := failed.Load(); err != nil {
+		return 0, *err
+	}
+	return puts.Load(), nil
 }
 
 // move moves a cursor while cursors move.

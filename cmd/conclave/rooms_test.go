@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -270,4 +271,17 @@ func TestRooms_many(t *testing.T) {
 	for _, n := range m.nodes {
 		m.list(n)
 	}
+}
+
+// printLatency ends a line with the quantiles of what was measured.
+func printLatency(out io.Writer, samples []time.Duration) {
+	if len(samples) == 0 {
+		fmt.Fprintln(out, ": nothing was measured")
+		return
+	}
+	slices.Sort(samples)
+	at := func(q float64) time.Duration {
+		return samples[min(len(samples)-1, int(q*float64(len(samples))))].Round(time.Microsecond)
+	}
+	fmt.Fprintf(out, ", p50 %v, p99 %v, max %v (%d samples)\n", at(0.5), at(0.99), at(1), len(samples))
 }
