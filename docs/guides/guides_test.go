@@ -85,6 +85,7 @@ func TestGuides(t *testing.T) {
 	races := map[string]func(*testing.T, *theatre){
 		"pinned": racePinned, "spotlight": raceSpotlight, "poll": racePoll, "hands": raceHands,
 		"stage": raceStage, "breakout": raceBreakout, "timer": raceTimer,
+		"election": raceElection, "queue": raceQueue,
 	}
 	for name, play := range plays {
 		t.Run(name, func(t *testing.T) {

@@ -27,7 +27,7 @@ type play func(ctx context.Context, peers []*client.Room, say func(format string
 
 var plays = map[string]play{
 	"pinned": playPinned, "spotlight": playSpotlight, "poll": playPoll, "hands": playHands,
-	"stage": playStage, "breakout": playBreakout, "timer": playTimer,
+	"stage": playStage, "breakout": playBreakout, "timer": playTimer, "election": playElection, "queue": playQueue,
 }
 
 func main() {
