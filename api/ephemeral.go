@@ -61,7 +61,7 @@ func (k *socket) sendMessage(r *request) {
 	k.read(r, read{run: func(v *fsm.View) {
 		session, err := liveSession(v, k.room, k.session)
 		if err != nil {
-			k.refuse(r, wireError(err))
+			k.refuse(r, k.explain(r, err))
 			return
 		}
 		k.passOn(r, v, session, m)
@@ -71,7 +71,7 @@ func (k *socket) sendMessage(r *request) {
 // passOn sends an ephemeral message and answers its request.
 func (k *socket) passOn(r *request, v *fsm.View, session *fsm.Session, m *fsm.Message) {
 	if err := k.server.passOn(v, session, k.caller, m); err != nil {
-		k.refuse(r, wireError(err))
+		k.refuse(r, k.explain(r, err))
 		return
 	}
 	k.ok(r, revision(v.Rev()))

@@ -13,12 +13,9 @@ func (s *Server) getServer(c *gin.Context, in *input) error {
 	if err := in.done(); err != nil {
 		return err
 	}
-	return answer(c, http.StatusOK, s.node.View().Rev(), marshal(struct {
-		V        int      `json:"v"`
-		Version  string   `json:"version"`
-		Node     string   `json:"node"`
-		Features []string `json:"features"`
-	}{wire.Version, s.cfg.Version, s.node.ID(), s.common()}))
+	return answer(c, http.StatusOK, s.node.View().Rev(), marshal(wire.ServerInfo{
+		V: wire.Version, Version: s.cfg.Version, Node: s.node.ID(), Features: s.common(),
+	}))
 }
 
 // getLive answers /livez: the process answers.
@@ -34,9 +31,9 @@ func (s *Server) getReady(c *gin.Context, _ *input) error {
 		reasons = append(reasons, "draining")
 	}
 	if len(reasons) > 0 {
-		c.JSON(http.StatusServiceUnavailable, gin.H{"ready": false, "reasons": reasons})
+		c.JSON(http.StatusServiceUnavailable, wire.Ready{Ready: false, Reasons: reasons})
 		return nil
 	}
-	c.JSON(http.StatusOK, gin.H{"ready": true, "reasons": []string{}})
+	c.JSON(http.StatusOK, wire.Ready{Ready: true, Reasons: []string{}})
 	return nil
 }

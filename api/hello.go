@@ -98,7 +98,7 @@ func (k *socket) greet(r *request) {
 	}
 	who, err := k.server.auth.Authenticate(token)
 	if err != nil {
-		k.turnAway(r, wireError(err))
+		k.turnAway(r, k.explain(r, err))
 		return
 	}
 	k.caller = fsm.Caller{Kind: fsm.CallerServer, User: who.Subject}
@@ -110,7 +110,7 @@ func (k *socket) greet(r *request) {
 		entered, err = k.enter(r, h)
 	}
 	if err != nil {
-		k.turnAway(r, wireError(err))
+		k.turnAway(r, k.explain(r, err))
 		return
 	}
 	k.begin(r, h, entered)
@@ -274,27 +274,9 @@ func (k *socket) goOn(r *request, h *hello, entered *fsm.Result) error {
 	return k.stream.snapshot(v, session, fresh, r.id)
 }
 
-// welcome is the answer to hello.
-type welcome struct {
-	V             int          `json:"v"`
-	Features      []string     `json:"features"`
-	Session       *string      `json:"session"` // null: the room has no live one
-	Peer          string       `json:"peer,omitempty"`
-	ResumeKey     string       `json:"resume_key,omitempty"`
-	Rev           uint64       `json:"rev"`
-	Now           string       `json:"now"`
-	Node          string       `json:"node"`
-	PeerResumed   bool         `json:"peer_resumed"`
-	StreamResumed bool         `json:"stream_resumed"`
-	Limits        *wire.Limits `json:"limits,omitempty"`   // of the session, if there is one
-	GraceMs       *int64       `json:"grace_ms,omitempty"` // likewise
-	PingMs        int64        `json:"ping_ms"`
-	Window        int          `json:"window"`
-}
-
 // sendWelcome writes the answer to hello.
 func (k *socket) sendWelcome(r *request, h *hello, entered *fsm.Result, v *fsm.View, session *fsm.Session, streamed bool) error {
-	ok := welcome{
+	ok := wire.Welcome{
 		V: wire.Version, Features: k.server.common(), Rev: v.Rev(), Now: formatTime(wallNow()), Node: k.server.node.ID(),
 		StreamResumed: streamed, PingMs: k.hub.pace.Ping.Milliseconds(), Window: window,
 	}

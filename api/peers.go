@@ -85,13 +85,9 @@ func (s *Server) postPeer(c *gin.Context, in *input) error {
 	if err != nil {
 		return err
 	}
-	return answer(c, http.StatusCreated, r.Rev, marshal(struct {
-		Peer      string `json:"peer"`
-		ResumeKey string `json:"resume_key"`
-		Session   string `json:"session"`
-		TTLMs     int64  `json:"ttl_ms"`
-		Rev       uint64 `json:"rev"`
-	}{r.Peer, r.Key, r.Session, join.TTL, r.Rev}))
+	return answer(c, http.StatusCreated, r.Rev, marshal(wire.Joined{
+		Peer: r.Peer, ResumeKey: r.Key, Session: r.Session, TTLMs: join.TTL, Rev: r.Rev,
+	}))
 }
 
 // keepPeer answers PUT …/peers/{peer}/alive. Like a lock's renewal it is recorded

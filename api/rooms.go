@@ -136,22 +136,15 @@ func (s *Server) listRooms(c *gin.Context, in *input) error {
 	if err != nil {
 		return err
 	}
-	type room struct {
-		Room      string `json:"room"`
-		Session   string `json:"session"`
-		StartedAt string `json:"started_at"`
-		Peers     int    `json:"peers"`
-	}
-	list := struct {
-		Rooms []room `json:"rooms"`
-		Next  string `json:"next,omitempty"`
-	}{Rooms: []room{}}
+	list := wire.Rooms{Rooms: []wire.RoomSummary{}}
 	v.Rooms(p.prefix, p.after, func(sess *fsm.Session) bool {
 		if len(list.Rooms) == p.limit {
 			list.Next = list.Rooms[p.limit-1].Room
 			return false
 		}
-		list.Rooms = append(list.Rooms, room{sess.Room, sess.ID, formatTime(sess.StartedAt), sess.Counts().Peers})
+		list.Rooms = append(list.Rooms, wire.RoomSummary{
+			Room: sess.Room, Session: sess.ID, StartedAt: formatTime(sess.StartedAt), Peers: sess.Counts().Peers,
+		})
 		return true
 	})
 	return answer(c, http.StatusOK, v.Rev(), marshal(list))
@@ -167,27 +160,10 @@ func (s *Server) getRoom(c *gin.Context, in *input) error {
 }
 
 func encodeRoom(sess *fsm.Session, rev uint64, n fsm.Counts) []byte {
-	return marshal(struct {
-		Room      string      `json:"room"`
-		Session   string      `json:"session"`
-		StartedAt string      `json:"started_at"`
-		Rev       uint64      `json:"rev"`
-		Profile   string      `json:"profile"`
-		Limits    wire.Limits `json:"limits"`
-		GraceMs   int64       `json:"grace_ms"`
-		LingerMs  int64       `json:"linger_ms"`
-		IdleMs    int64       `json:"idle_timeout_ms,omitempty"`
-		Counts    any         `json:"counts"`
-	}{
-		sess.Room, sess.ID, formatTime(sess.StartedAt), rev, sess.Profile, wireLimits(sess.Limits),
-		sess.Grace, sess.Linger, sess.Idle,
-		struct {
-			Peers  int `json:"peers"`
-			Stores int `json:"stores"`
-			Keys   int `json:"keys"`
-			Bytes  int `json:"bytes"`
-			Locks  int `json:"locks"`
-		}(n),
+	return marshal(wire.Room{
+		Room: sess.Room, Session: sess.ID, StartedAt: formatTime(sess.StartedAt), Rev: rev,
+		Profile: sess.Profile, Limits: wireLimits(sess.Limits),
+		GraceMs: sess.Grace, LingerMs: sess.Linger, IdleMs: sess.Idle, Counts: wire.RoomCounts(n),
 	})
 }
 

@@ -109,7 +109,7 @@ func (s *Server) handle(h handler) gin.HandlerFunc {
 func (s *Server) fail(c *gin.Context, err error) {
 	e := wireError(err)
 	if e.Code == wire.Internal {
-		e = s.bug(c.Request, err)
+		e = s.bug(err, "method", c.Request.Method, "path", c.Request.URL.Path)
 	}
 	s.failStatus(c, wire.Codes[e.Code].Status, e)
 }
@@ -120,10 +120,10 @@ func (s *Server) failStatus(c *gin.Context, status int, e *wire.Error) {
 	}
 }
 
-// bug logs what should not happen and gives the client an id to ask about.
-func (s *Server) bug(r *http.Request, err error) *wire.Error {
+// bug logs what should not happen, and where, and gives the client an id to ask about.
+func (s *Server) bug(err error, where ...any) *wire.Error {
 	id := randomName("r")
-	s.log.Error("internal error", "request", id, "method", r.Method, "path", r.URL.Path, "err", err)
+	s.log.Error("internal error", append([]any{"request", id, "err", err}, where...)...)
 	return wire.Errorf(wire.Internal, "internal error; the log has it as %s", id).With("request_id", id)
 }
 

@@ -81,7 +81,7 @@ type wsClient struct {
 }
 
 type helloAnswer struct {
-	welcome
+	wire.Welcome
 	Session string `json:"session"`
 }
 
@@ -315,11 +315,11 @@ func TestSocket_Hello(t *testing.T) {
 		if len(h.ResumeKey) < 26 {
 			t.Errorf("the resume key %q has fewer than 128 bits", h.ResumeKey)
 		}
-		want := welcome{
+		want := wire.Welcome{
 			V: 1, Features: []string{}, Peer: h.Peer, ResumeKey: h.ResumeKey, Rev: s.store.View().Rev(), Node: testNode,
 			Now: h.Now, PingMs: 20_000, Window: 256, Limits: h.Limits, GraceMs: h.GraceMs,
 		}
-		if d := cmp.Diff(want, h.welcome); d != "" {
+		if d := cmp.Diff(want, h.Welcome); d != "" {
 			t.Error(d)
 		}
 		if h.Session != sess.ID || *h.GraceMs != 15_000 || h.Limits.Peers != 2_500 {

@@ -18,16 +18,9 @@ func (s *Server) listStores(c *gin.Context, in *input) error {
 	if err != nil {
 		return err
 	}
-	type store struct {
-		Store string `json:"store"`
-		Keys  int    `json:"keys"`
-		Bytes int    `json:"bytes"`
-	}
-	list := struct {
-		Stores []store `json:"stores"`
-	}{[]store{}}
+	list := wire.Stores{Stores: []wire.StoreInfo{}}
 	for _, info := range sess.Stores() {
-		list.Stores = append(list.Stores, store(info))
+		list.Stores = append(list.Stores, wire.StoreInfo(info))
 	}
 	return answer(c, http.StatusOK, v.Rev(), marshal(list))
 }

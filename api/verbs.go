@@ -127,6 +127,15 @@ func (k *socket) refuse(r *request, e *wire.Error) {
 	k.push(item{answer: true, weight: r.weight, send: func() error { return k.sendError(r, e) }})
 }
 
+// explain is what a client is told of an error; a bug is logged.
+func (k *socket) explain(r *request, err error) *wire.Error {
+	e := wireError(err)
+	if e.Code == wire.Internal {
+		e = k.server.bug(err, "room", k.room, "do", r.do)
+	}
+	return e
+}
+
 // sendOK, sendError and send write one frame now, on the writer's goroutine.
 func (k *socket) sendOK(r *request, body func([]byte) []byte) error {
 	return k.send(func(b []byte) []byte {
@@ -181,10 +190,10 @@ func (k *socket) submit(r *request, c *fsm.Command, then func(*fsm.Result)) {
 // it is asked for aside.
 func (k *socket) refused(r *request, err error) {
 	if no, ok := err.(*fsm.Refusal); ok && no.Code == fsm.CodeLocked {
-		k.start(func() { k.refuse(r, wireError(k.server.refusalOf(k.hub.ctx, k.room, err))) })
+		k.start(func() { k.refuse(r, k.explain(r, k.server.refusalOf(k.hub.ctx, k.room, err))) })
 		return
 	}
-	k.refuse(r, wireError(err))
+	k.refuse(r, k.explain(r, err))
 }
 
 // admitted is the last that a request in order must pass. What was sent before is
@@ -305,7 +314,7 @@ func (k *socket) leave(r *request) {
 	k.hand(c, func(res *fsm.Result, err error) {
 		if err := outcome(res, err); err != nil {
 			k.setLeaving(false, false)
-			k.refuse(r, wireError(err))
+			k.refuse(r, k.explain(r, err))
 			return
 		}
 		k.setLeaving(true, true)

@@ -146,7 +146,7 @@ func (k *socket) release(r *request) {
 	}
 	k.hand(c, func(res *fsm.Result, err error) {
 		if err := outcome(res, err); err != nil {
-			k.refuse(r, wireError(k.server.notHolder(k.room, op.Store, op.Key, op.Fence, err)))
+			k.refuse(r, k.explain(r, k.server.notHolder(k.room, op.Store, op.Key, op.Fence, err)))
 			return
 		}
 		k.ok(r, revision(res.Rev))
@@ -166,7 +166,7 @@ func (k *socket) renew(r *request) {
 	k.read(r, read{apart: func() {
 		left, err := k.server.node.Renew(k.hub.ctx, k.lease(store, key, fence))
 		if err != nil {
-			k.refuse(r, wireError(k.server.notHolder(k.room, store, key, fence, err)))
+			k.refuse(r, k.explain(r, k.server.notHolder(k.room, store, key, fence, err)))
 			return
 		}
 		k.ok(r, func(b []byte) []byte { return appendRenewed(b, left) })
@@ -199,7 +199,7 @@ func (k *socket) cancel(r *request) {
 		if err := outcome(res, err); err == nil || res != nil && res.Refusal != nil && res.Refusal.Code == fsm.CodeLockTimeout {
 			k.ok(r, nothing)
 		} else {
-			k.refuse(r, wireError(err))
+			k.refuse(r, k.explain(r, err))
 		}
 	})
 }

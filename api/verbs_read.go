@@ -107,7 +107,7 @@ func (k *socket) runRead(rd read, v *fsm.View, err error) {
 
 func (k *socket) answerRead(rd read, v *fsm.View, err error) {
 	if err != nil {
-		k.refuse(rd.r, wireError(err))
+		k.refuse(rd.r, k.explain(rd.r, err))
 		return
 	}
 	rd.run(v)
@@ -128,7 +128,7 @@ func (k *socket) readSession(r *request, run func(*fsm.View, *fsm.Session)) {
 	rd.run = func(v *fsm.View) {
 		session, err := liveSession(v, k.room, k.session)
 		if err != nil {
-			k.refuse(r, wireError(err))
+			k.refuse(r, k.explain(r, err))
 			return
 		}
 		run(v, session)

@@ -129,10 +129,10 @@ type Filter struct {
 
 // Snapshot is the state that a set of filters lets through.
 type Snapshot struct {
-	Session string             `json:"session,omitempty"`
-	Stores  map[string][]Entry `json:"stores,omitempty"`
-	Peers   []Peer             `json:"peers,omitempty"`
-	Locks   []Lock             `json:"locks,omitempty"`
+	Session string             `json:"session,omitempty"` // "", and null on the wire: the room has none
+	Stores  map[string][]Entry `json:"stores"`
+	Peers   []Peer             `json:"peers"`
+	Locks   []Lock             `json:"locks"`
 }
 
 // If is a condition on one key. All members that are set must hold. An absent
