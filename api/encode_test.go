@@ -16,7 +16,7 @@ import (
 	"conclave/lock"
 )
 
-var update = flag.Bool("update", false, "write the samples of testdata/wire that are not there yet")
+var update = flag.Bool("update", false, "write the samples of testdata/wire: recordings anew, shapes that are not there yet")
 
 // What the samples are made of. Everything that may be absent is there once.
 var (

@@ -1,64 +1,9 @@
 package api
 
 import (
-	"bytes"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
-	"regexp"
 	"testing"
-
-	"github.com/google/go-cmp/cmp"
 )
-
-// sample is one frame of a recorded conversation.
-type sample struct {
-	From  string          `json:"from"` // client, server
-	Frame json.RawMessage `json:"frame"`
-}
-
-// What differs from run to run stands in a sample as this.
-var changing = []struct {
-	member *regexp.Regexp
-	sample string
-}{
-	{regexp.MustCompile(`"resume_key":"[^"]*"`), `"resume_key":"k0123456789abcdefghijklmnop"`},
-	{regexp.MustCompile(`"now":"[^"]*"`), `"now":"2026-07-01T12:00:00.000Z"`},
-}
-
-// conversation records what a client and the server say to each other.
-type conversation struct {
-	c       *wsClient
-	samples []sample
-}
-
-func (v *conversation) add(from, text string) {
-	for _, ch := range changing {
-		text = ch.member.ReplaceAllString(text, ch.sample)
-	}
-	v.samples = append(v.samples, sample{from, json.RawMessage(text)})
-}
-
-// say sends a request and records it with all frames up to its answer.
-func (v *conversation) say(text string) {
-	v.c.t.Helper()
-	v.add("client", text)
-	v.c.write(text)
-	var sent struct{ ID uint64 }
-	v.c.decode([]byte(text), &sent)
-	for {
-		f := v.c.read()
-		v.add("server", f.raw)
-		if f.ID == sent.ID {
-			return
-		}
-	}
-}
-
-// hear records one more frame.
-func (v *conversation) hear() { v.add("server", v.c.read().raw) }
 
 // The frames of the wire, as samples for everybody who reads or writes them. The
 // file is only ever added to: what it has is the contract.
@@ -98,35 +43,6 @@ func TestSocket_SpeaksTheSamples(t *testing.T) {
 	v.say(`{"id":21,"do":"leave"}`)
 	compareSamples(t, "ws_conversation.json", v.samples)
 	compareSamples(t, "ws_waiting.json", notice.samples)
-}
-
-// compareSamples compares with a file of samples. A file that is not there is
-// written, and the test fails once.
-func compareSamples(t *testing.T, name string, samples []sample) {
-	t.Helper()
-	var got bytes.Buffer
-	got.WriteString("[\n")
-	for i, s := range samples {
-		if i > 0 {
-			got.WriteString(",\n")
-		}
-		fmt.Fprintf(&got, `{"from":%q,"frame":%s}`, s.From, s.Frame)
-	}
-	got.WriteString("\n]\n")
-	path := filepath.Join("testdata", "wire", name)
-	want, err := os.ReadFile(path)
-	if errors.Is(err, os.ErrNotExist) {
-		if err = os.MkdirAll(filepath.Dir(path), 0o755); err == nil {
-			err = os.WriteFile(path, got.Bytes(), 0o644)
-		}
-		t.Fatalf("%s was not there and is written now (%v): look at it", path, err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	if d := cmp.Diff(string(want), got.String()); d != "" {
-		t.Error(d)
-	}
 }
 
 // The frames of the verbs that compute values and change whole stores.

@@ -1,0 +1,518 @@
+package api
+
+import (
+	"errors"
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+	"unicode"
+
+	"github.com/gorilla/websocket"
+
+	"conclave/client/wire"
+	"conclave/fsm"
+)
+
+// The conversations of sockets. Each file is one connection.
+
+// sampleTokens lets everybody in but three.
+type sampleTokens struct{ tokens }
+
+func (sampleTokens) Authenticate(token string) (Identity, error) {
+	if token == "busy" {
+		return Identity{}, wire.Errorf(wire.RateLimited, "too many requests of this token").With("retry_after_ms", 250)
+	}
+	return tokens{}.Authenticate(token)
+}
+
+const sampleRoom = "studio"
+
+// drop breaks a connection and waits until its peer is detached.
+func (s *socketServer) drop(c *wsClient) {
+	s.t.Helper()
+	c.ws.NetConn().Close()
+	waitFor(s.t, "the detach", func() bool { return !s.session(sampleRoom).Peer(c.hello.Peer).Attached })
+}
+
+// burst applies puts of one key at a time, so that a watcher sees them at once.
+func (s *testStore) burst(key string, n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.seq++
+	b := fsm.Batch{Node: testNode, Incarnation: 1, Seq: s.seq}
+	for i := range n {
+		b.Commands = append(b.Commands, fsm.Command{
+			Kind: fsm.CommandTxn, Room: sampleRoom,
+			Txn: single(fsm.Operation{Kind: fsm.OpPut, Store: defaultStore, Key: key, Value: []byte(strconv.Itoa(i))}),
+		})
+	}
+	s.apply(&fsm.Proposal{Batches: []fsm.Batch{b}})
+}
+
+// resume is the member of a hello that goes on where a socket was.
+func (c *wsClient) resume(rev uint64) string {
+	return fmt.Sprintf(`"resume":{"session":%q,"peer":%q,"key":%q,"rev":%d}`, c.hello.Session, c.hello.Peer, c.hello.ResumeKey, rev)
+}
+
+func TestSocket_SpeaksTheSamplesOfHello(t *testing.T) {
+	t.Run("resumed, peer and stream", func(t *testing.T) {
+		s := newSocketServer(t, Config{})
+		c := s.join(sampleRoom, `"name":"Ada","watch":[{}]`)
+		_, rev := c.snapshot(1)
+		s.drop(c)
+		s.put(sampleRoom, "title", `"missed"`)
+		v := &conversation{c: s.dial(sampleRoom)}
+		v.next(`"do":"hello","v":1,"client":"h1",` + c.resume(rev) + `,"watch":[{},{"keys":["title"],"snapshot":true}]`)
+		for range 4 { // detached, put, attached; the snapshot that was asked for
+			v.hear()
+		}
+		compareSamples(t, "ws_hello_resumed.json", v.samples)
+	})
+	t.Run("resumed, nothing kept", func(t *testing.T) {
+		s := newSocketServer(t, Config{})
+		s.join(sampleRoom, "") // keeps the session
+		c := s.join(sampleRoom, `"watch":[{"keys":["title"]}]`)
+		_, rev := c.snapshot(1)
+		s.drop(c)
+		s.store.advance(15 * time.Second) // its grace
+		s.outrun(sampleRoom, rev)
+		v := &conversation{c: s.dial(sampleRoom)}
+		v.next(`"do":"hello","v":1,"client":"h1",` + c.resume(rev) + `,"watch":[{"keys":["title"]}]`)
+		v.hear() // a reset
+		v.hear() // the snapshot
+		compareSamples(t, "ws_hello_compacted.json", v.samples)
+	})
+	t.Run("resumed, the peer alone", func(t *testing.T) {
+		s := newSocketServer(t, Config{})
+		c := s.join(sampleRoom, "")
+		s.drop(c)
+		v := &conversation{c: s.dial(sampleRoom)}
+		v.next(`"do":"hello","v":1,"client":"h1",` + c.resuming())
+		compareSamples(t, "ws_hello_peer_resumed.json", v.samples)
+	})
+	t.Run("observed", func(t *testing.T) {
+		s := newSocketServer(t, Config{})
+		s.put(sampleRoom, "title", `"x"`)
+		first := s.join(sampleRoom, `"observe":true,"watch":[{"keys":["title"]}]`)
+		_, rev := first.snapshot(1)
+		s.put(sampleRoom, "title", `"y"`)
+		v := &conversation{c: s.dial(sampleRoom)}
+		v.next(fmt.Sprintf(`"do":"hello","v":1,"client":"h1","observe":true,"resume":{"session":%q,"rev":%d},"watch":[{"keys":["title"]}]`,
+			first.hello.Session, rev))
+		v.hear()
+		v.next(`"do":"set_self","name":"nobody"`)
+		v.next(`"do":"leave"`)
+		v.hearClose()
+		compareSamples(t, "ws_hello_observer.json", v.samples)
+	})
+	t.Run("of a session that is over", func(t *testing.T) {
+		s := newSocketServer(t, Config{})
+		c := s.join(sampleRoom, "")
+		c.must(nil, "leave", "")
+		v := &conversation{c: s.dial(sampleRoom)}
+		v.next(`"do":"hello","v":1,"client":"h1",` + c.resuming())
+		v.hearClose()
+		compareSamples(t, "ws_hello_session_ended.json", v.samples)
+	})
+	t.Run("refused", func(t *testing.T) {
+		s := newSocketServer(t, Config{Auth: sampleTokens{}})
+		c := s.join(sampleRoom, "")
+		v := &conversation{c: s.dial(sampleRoom)}
+		v.next(`"do":"get","key":"k"`)
+		v.next(`"do":"hello","v":2,"client":"h1"`)
+		v.next(`"do":"hello","v":1,"client":"h1","token":"busy"`)
+		v.next(fmt.Sprintf(`"do":"hello","v":1,"client":"h1","resume":{"session":%q,"peer":%q,"key":"k0"}`, c.hello.Session, c.hello.Peer))
+		v.next(`"do":"hello","v":1,"client":"h1","token":"bad"`)
+		v.hearClose()
+		compareSamples(t, "ws_hello_refused.json", v.samples)
+	})
+}
+
+// A room's sessions come and go under somebody who only observes.
+func TestSocket_SpeaksTheSamplesOfSessions(t *testing.T) {
+	s := newSocketServer(t, Config{})
+	room := "/v1/rooms/" + sampleRoom
+	v := &conversation{c: s.dial(sampleRoom)}
+	v.next(`"do":"hello","v":1,"client":"h1","observe":true,"watch":[{"types":["session"]}]`)
+	v.hear() // a snapshot of nothing
+	v.next(`"do":"get","key":"k"`)
+	c := s.join(sampleRoom, "")
+	v.hear() // started
+	c.must(nil, "leave", "")
+	v.hear() // ended: empty
+	for _, end := range []func(){
+		func() { s.store.advance(time.Minute) },
+		func() { s.web().do("DELETE", room, "").want(200) },
+	} {
+		s.web().do("PUT", room, `{"idle_timeout_ms":60000}`).want(201)
+		v.hear() // a reset
+		v.hear() // a snapshot of nothing yet
+		v.hear() // started
+		end()
+		v.hear() // ended
+	}
+	compareSamples(t, "ws_sessions.json", v.samples)
+}
+
+func TestSocket_SpeaksTheSamplesOfEvents(t *testing.T) {
+	s := newSocketServer(t, Config{})
+	room := "/v1/rooms/" + sampleRoom
+	v := &conversation{c: s.dial(sampleRoom)}
+	v.next(`"do":"hello","v":1,"client":"h1","watch":[{}]`)
+	v.hear() // its snapshot
+	c := s.join(sampleRoom, `"name":"Bob","ref":"u8","data":{"hand":false}`)
+	v.hear() // joined
+	c.must(nil, "set_self", `"data":{"hand":true}`)
+	v.hear() // updated
+	s.web().do("PATCH", room+"/peers/"+c.hello.Peer, `{"role":"host"}`).want(200)
+	v.hear() // updated
+	s.drop(c)
+	v.hear() // detached
+	c = s.join(sampleRoom, c.resuming())
+	v.hear() // attached
+	c.must(nil, "put", `"key":"hand/bob","value":1.50,"bind":true`)
+	v.hear()
+	c.must(nil, "put", `"key":"toast","value":null,"ttl_ms":500`)
+	v.hear()
+	s.store.advance(500 * time.Millisecond)
+	v.hear() // expired
+	c.must(nil, "leave", "")
+	v.hear() // unbound, left
+	s.web().do("POST", room+"/peers", `{"name":"bot","ttl_ms":1000}`).want(201)
+	v.hear() // joined
+	s.store.advance(time.Second)
+	v.hear() // left: expired
+	c = s.join(sampleRoom, "")
+	v.hear() // joined
+	s.web().do("DELETE", room+"/peers/"+c.hello.Peer, "").want(200)
+	v.hear() // left: removed
+	c = s.join(sampleRoom, "")
+	v.hear() // joined
+	s.drop(c)
+	v.hear() // detached
+	s.store.advance(15 * time.Second)
+	v.hear() // left: grace
+	v.next(`"do":"merge","set":{"a":1,"b":[]}`)
+	v.next(`"do":"replace","data":{"b":[]}`)
+	v.next(`"do":"delete","key":"b"`)
+	v.next(`"do":"send","topic":"chat","data":"hi","echo":true`)
+	s.web().do("POST", room+"/messages", `{"topic":"chat","data":{"text":"from a server"}}`).want(200)
+	v.hear()
+	s.web().do("DELETE", room, "").want(200)
+	v.hear() // ended
+	v.hearClose()
+	compareSamples(t, "ws_events.json", v.samples)
+}
+
+func TestSocket_SpeaksTheSamplesOfLocks(t *testing.T) {
+	s := newSocketServer(t, Config{})
+	v := &conversation{c: s.dial(sampleRoom)}
+	v.next(`"do":"hello","v":1,"client":"h1","watch":[{"types":["lock"]}]`)
+	v.hear() // its snapshot
+	other := s.join(sampleRoom, "")
+	pen := v.fence(`"do":"acquire","key":"pen","ttl_ms":5000,"data":{"why":"talk"}`)
+	v.next(`"do":"acquire","key":"pen","ttl_ms":5000`)
+	v.next(fmt.Sprintf(`"do":"renew","key":"pen","fence":%d`, pen))
+	v.next(fmt.Sprintf(`"do":"validate","key":"pen","fence":%d`, pen))
+	v.next(fmt.Sprintf(`"do":"put","key":"pen","value":1,"fence":%d`, pen))
+	seat := v.fence(`"do":"acquire","key":"seat","release_on_detach":true`)
+	v.next(fmt.Sprintf(`"do":"renew","key":"seat","fence":%d`, seat))
+	var mic struct{ Fence uint64 }
+	other.must(&mic, "acquire", `"key":"mic","ttl_ms":5000`)
+	v.hear()
+	v.next(`"do":"acquire","key":"mic"`)
+	wait := `"do":"acquire","key":"mic","ttl_ms":2000,"wait_ms":60000`
+	v.c.id++
+	v.ask(fmt.Sprintf(`{"id":%d,%s}`, v.c.id, wait))
+	v.hear() // its place
+	v.next(fmt.Sprintf(`"do":"cancel","request":%d`, v.c.id))
+	v.c.id++
+	v.ask(fmt.Sprintf(`{"id":%d,%s}`, v.c.id, wait))
+	v.hear() // its place
+	other.must(nil, "release", fmt.Sprintf(`"key":"mic","fence":%d`, mic.Fence))
+	v.hear() // released and acquired
+	v.hear() // the answer
+	v.next(`"do":"acquire","key":"stage","mode":"shared","ttl_ms":60000`)
+	other.must(nil, "acquire", `"key":"stage","mode":"shared","ttl_ms":60000`)
+	v.hear()
+	v.next(`"do":"acquire","key":"slots","permits":2`)
+	other.must(nil, "acquire", `"key":"slots","permits":2`)
+	v.hear()
+	queued := other.send("acquire", `"key":"seat","wait_ms":60000`)
+	if f := other.answer(queued); f.Waiting == nil {
+		t.Fatalf("got %s, want a place in line", f.raw)
+	}
+	gate := v.fence(`"do":"acquire","store":"doors","key":"gate","ttl_ms":1000,"delay_ms":30000`)
+	v.next(`"do":"locks"`)
+	v.next(`"do":"locks","limit":1,"after":"default/mic"`)
+	s.store.advance(time.Second)
+	v.hear() // expired
+	v.next(`"do":"locks","store":"doors","key":"gate"`)
+	v.next(`"do":"acquire","store":"doors","key":"gate"`)
+	v.next(fmt.Sprintf(`"do":"renew","store":"doors","key":"gate","fence":%d`, gate))
+	s.web().do("DELETE", "/v1/rooms/"+sampleRoom+"/locks/default/pen?break", "").want(200)
+	v.hear() // broken
+	v.next(fmt.Sprintf(`"do":"release","key":"pen","fence":%d`, pen))
+	v.next(fmt.Sprintf(`"do":"validate","key":"pen","fence":%d`, pen))
+	v.next(fmt.Sprintf(`"do":"release","key":"seat","fence":%d`, seat))
+	compareSamples(t, "ws_locks.json", v.samples)
+}
+
+// Every code that a request of a peer may be refused with; those of hello are with
+// the samples of hello.
+func TestSocket_SpeaksTheSamplesOfErrors(t *testing.T) {
+	s := newSocketServer(t, Config{})
+	v := &conversation{c: s.dial(sampleRoom)}
+	v.next(`"do":"hello","v":1,"client":"h1"`)
+	other := s.join(sampleRoom, "")
+	var pen struct{ Fence uint64 }
+	other.must(&pen, "acquire", `"key":"pen"`)
+	v.next(`"do":"dance"`)
+	v.next(`"do":"put","key":"k","value":1,"colour":"red"`)
+	v.next(`"do":"put","key":"a*","value":1`)
+	v.next(`"do":"put","key":"k","value":"text"`)
+	v.next(`"do":"remove_peer","peer":"p99"`)
+	v.next(`"do":"unwatch","watch":99`)
+	v.next(`"do":"put","key":"k","value":1,"if":{"absent":true}`)
+	v.next(`"do":"put","key":"none","value":1,"if":{"exists":true}`)
+	v.next(`"do":"put","key":"pen","value":1`)
+	v.next(fmt.Sprintf(`"do":"put","key":"pen","value":1,"fence":%d`, pen.Fence))
+	v.next(`"do":"put","key":"k","value":1,"fence":7`)
+	v.next(`"do":"release","key":"k","fence":7`)
+	v.c.id++
+	v.ask(fmt.Sprintf(`{"id":%d,"do":"acquire","key":"pen","wait_ms":1000}`, v.c.id))
+	v.hear() // its place
+	s.store.advance(time.Second)
+	v.hear() // lock_timeout
+	v.next(`"do":"add","key":"k","by":1`)
+	v.next(`"do":"put","key":"large","value":"` + strings.Repeat("x", 64<<10) + `"`)
+	v.next(`"do":"txn","then":[{"do":"get","key":"k"},{"do":"append","key":"k","values":[1]}]`)
+	for _, fault := range []error{unavailable("no leader"), unknownOutcome("the leader was lost"), errors.New("a bug")} {
+		s.store.breakWith(fault)
+		v.next(`"do":"put","key":"k","value":2`)
+	}
+	s.store.breakWith(nil)
+	compareSamples(t, "ws_errors.json", v.samples)
+}
+
+// Transactions with all that they may have, and lists in pages.
+func TestSocket_SpeaksTheSamplesOfTransactionsAndPages(t *testing.T) {
+	s := newSocketServer(t, Config{})
+	v := &conversation{c: s.dial(sampleRoom)}
+	v.next(`"do":"hello","v":1,"client":"h1","watch":[{}]`)
+	v.hear() // its snapshot
+	v.next(`"do":"txn","if":[{"session":"` + s.session(sampleRoom).ID + `"},{"key":"host","absent":true}],"then":[` +
+		`{"do":"put","key":"host","value":"p1","bind":true},{"do":"acquire","key":"stage","ttl_ms":5000},` +
+		`{"do":"append","key":"log","values":["opened"],"unique":true},{"do":"get","key":"host"},` +
+		`{"do":"send","topic":"chat","data":"open","echo":true}]`)
+	fence := s.session(sampleRoom).Lock(defaultStore, "stage").Holders[0].Fence
+	v.next(fmt.Sprintf(`"do":"txn","if":[{"key":"stage","fence":%d},{"key":"host","value":"p2"}],"then":[{"do":"delete","key":"host"}],`+
+		`"else":[{"do":"get","key":"host"},{"do":"get","key":"none"},{"do":"release","key":"stage","fence":%d}]`, fence, fence))
+	v.next(`"do":"list","limit":1`)
+	v.next(`"do":"list","limit":1,"after":"host","consistency":"stale","min_rev":2`)
+	v.next(`"do":"list","store":"none"`)
+	other := s.join(sampleRoom, "")
+	v.hear() // joined
+	v.next(`"do":"peers","limit":1`)
+	v.next(`"do":"peers","limit":1,"after":"` + v.c.first(t, v.samples) + `"`)
+	v.next(`"do":"remove_peer","peer":"` + other.hello.Peer + `"`)
+	compareSamples(t, "ws_txn_pages.json", v.samples)
+}
+
+// first is the peer of a conversation, as its hello was answered.
+func (c *wsClient) first(t *testing.T, samples []sample) string {
+	t.Helper()
+	var welcome struct{ OK wire.Welcome }
+	c.decode(samples[1].Frame, &welcome)
+	return welcome.OK.Peer
+}
+
+func TestSocket_SpeaksTheSamplesOfSnapshots(t *testing.T) {
+	s := newSocketServer(t, Config{})
+	for i := range 5 { // of which four fill a page
+		s.put(sampleRoom, fmt.Sprintf("big/%d", i), `"`+strings.Repeat("x", 60<<10)+`"`)
+	}
+	s.web().do("PUT", "/v1/rooms/"+sampleRoom+"/stores/notes/keys/a%2Fb", `{"n":1.50}`).want(201)
+	s.web().do("POST", "/v1/rooms/"+sampleRoom+"/locks/default/pen", `{"owner":"cron","ttl_ms":60000}`).want(200)
+	v := &conversation{c: s.dial(sampleRoom)}
+	v.next(`"do":"hello","v":1,"client":"h1","name":"Ada","watch":[{}]`)
+	for more := true; more; {
+		more = v.hear().More
+	}
+	v.next(`"do":"watch","watch":[{"store":"notes","keys":["a/*"]},{"topics":["chat"]}]`)
+	v.hear()
+	compareSamples(t, "ws_snapshot.json", v.samples)
+}
+
+func TestSocket_SpeaksTheSamplesOfResets(t *testing.T) {
+	s := newSocketServer(t, Config{Backlog: 1 << 10})
+	s.put(sampleRoom, "title", `"x"`)
+	v := &conversation{c: s.dial(sampleRoom)}
+	v.next(`"do":"hello","v":1,"client":"h1","observe":true,"watch":[{"keys":["title"]}]`)
+	v.hear() // its snapshot
+	s.store.burst("title", 100)
+	v.hear() // slow
+	v.hear() // the snapshot
+	ahead := newSocketServer(t, Config{})
+	ahead.store.become(s.store)
+	ahead.put(sampleRoom, "title", `"y"`)
+	s.store.become(ahead.store)
+	v.hear() // restored
+	v.hear() // the snapshot
+	compareSamples(t, "ws_resets.json", v.samples)
+}
+
+func TestSocket_SpeaksTheSamplesOfBookmarks(t *testing.T) {
+	s := newSocketServer(t, Config{Pace: Pace{Ping: 200 * time.Millisecond}})
+	v := &conversation{c: s.dial(sampleRoom)}
+	v.next(`"do":"hello","v":1,"client":"h1"`)
+	v.hear()
+	compareSamples(t, "ws_bookmark.json", v.samples)
+}
+
+// closing is a close code: whether to come back and resume, and with which words a
+// server closed a socket that way.
+type closing struct {
+	Code   int    `json:"code"`
+	Name   string `json:"name"`
+	Resume bool   `json:"resume"`
+	Reason string `json:"reason,omitempty"`
+}
+
+// The close codes, with the words of a server where it can be had to close a socket
+// that way at once.
+func TestSocket_SpeaksTheSamplesOfCloses(t *testing.T) {
+	said := map[int]string{}
+	hear := func(c *wsClient) {
+		t.Helper()
+		v := &conversation{c: c}
+		v.hearClose()
+		said[v.samples[0].Close] = v.samples[0].Reason
+	}
+	s := newSocketServer(t, Config{Auth: tokens{}})
+	old := s.join(sampleRoom, "")
+	removed := s.join(sampleRoom, "")
+	newer := s.join(sampleRoom, old.resuming())
+	hear(old)
+	s.web().do("DELETE", "/v1/rooms/"+sampleRoom+"/peers/"+removed.hello.Peer, "").want(200)
+	hear(removed)
+	binary := s.dial(sampleRoom)
+	if err := binary.ws.WriteMessage(websocket.BinaryMessage, []byte("{}")); err != nil {
+		t.Fatal(err)
+	}
+	hear(binary)
+	hear(s.dialWith(sampleRoom, http.Header{"Origin": {"https://elsewhere.example"}}, nil))
+	stranger := s.dial(sampleRoom)
+	stranger.fails(wire.Unauthenticated, "hello", `"v":1,"token":"bad"`)
+	hear(stranger)
+	stays := s.join("other", "")
+	over := s.join("over", "")
+	s.web().do("DELETE", "/v1/rooms/over", "").want(200)
+	hear(over)
+
+	full := newSocketServer(t, Config{MaxSockets: 1})
+	full.join(sampleRoom, "")
+	hear(full.dial(sampleRoom))
+
+	headless := newSocketServer(t, Config{Pace: Pace{Leaderless: time.Millisecond, Ping: 100 * time.Millisecond}})
+	alone := headless.join(sampleRoom, "")
+	headless.store.loseLeader(time.Now())
+	waitClose := func(c *wsClient) { // bookmarks may come before
+		for {
+			f, err := c.tryRead()
+			var closed *websocket.CloseError
+			if errors.As(err, &closed) {
+				said[closed.Code] = closed.Text
+				return
+			}
+			if err != nil {
+				t.Fatalf("got %s, %v; want a close frame", f.raw, err)
+			}
+		}
+	}
+	waitClose(alone)
+
+	closed := make(chan error, 1)
+	go func() { closed <- s.Close(t.Context()) }()
+	waitClose(stays)
+	waitClose(newer)
+	if err := <-closed; err != nil {
+		t.Fatal(err)
+	}
+
+	// Those that take a while, or that no server says yet.
+	for _, code := range []int{wire.CloseSlow, wire.CloseTokenExpired} {
+		if _, ok := said[code]; !ok {
+			said[code] = ""
+		}
+	}
+	var closings []closing
+	for name, value := range constants(t, "../client/wire/codes.go", func(name, _ string) bool { return strings.HasPrefix(name, "Close") }) {
+		code, err := strconv.Atoi(value)
+		if err != nil {
+			t.Fatal(err)
+		}
+		words, ok := said[code]
+		if !ok {
+			t.Errorf("no socket was closed with %s (%d)", name, code)
+		}
+		closings = append(closings, closing{code, snake(strings.TrimPrefix(name, "Close")), code < 4100, words})
+	}
+	slices.SortFunc(closings, func(a, b closing) int { return a.Code - b.Code })
+	compareSamples(t, "closes.json", closings)
+}
+
+// snake is a Go name as the wire writes names.
+func snake(name string) string {
+	var b strings.Builder
+	for i, r := range name {
+		if unicode.IsUpper(r) && i > 0 {
+			b.WriteByte('_')
+		}
+		b.WriteRune(unicode.ToLower(r))
+	}
+	return b.String()
+}
+
+// constants are those of a file that are wanted by name and type, with their values
+// as the program has them, strings without their quotes.
+func constants(t *testing.T, path string, wanted func(name, kind string) bool) map[string]string {
+	t.Helper()
+	file, err := parser.ParseFile(token.NewFileSet(), path, nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := map[string]string{}
+	for _, decl := range file.Decls {
+		group, ok := decl.(*ast.GenDecl)
+		if !ok || group.Tok != token.CONST {
+			continue
+		}
+		for _, spec := range group.Specs {
+			spec := spec.(*ast.ValueSpec)
+			kind := ""
+			if id, ok := spec.Type.(*ast.Ident); ok {
+				kind = id.Name
+			}
+			for i, name := range spec.Names {
+				if i >= len(spec.Values) || !wanted(name.Name, kind) {
+					continue
+				}
+				if lit, ok := spec.Values[i].(*ast.BasicLit); ok {
+					found[name.Name] = strings.Trim(lit.Value, `"`)
+				}
+			}
+		}
+	}
+	if len(found) == 0 {
+		t.Fatalf("%s has no such constants", path)
+	}
+	return found
+}
