@@ -139,7 +139,7 @@ func (b *bench) run(cmd *cobra.Command, c crowding, workload func(ctx context.Co
 	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop)
-	t := newTally(b)
+	t := newTally()
 	stopTelling := b.tell(cmd.ErrOrStderr(), t)
 	report, err := workload(ctx, t)
 	stopTelling()

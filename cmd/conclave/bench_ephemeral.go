@@ -116,6 +116,7 @@ func (e *ephemeralBench) turns(ctx context.Context, t *tally) (report *benchRepo
 	}
 	t.end = time.Now()
 	report = e.report("ephemeral", 1, t)
+	report.Settings.Rate, report.Settings.MovesPerSecond = 0, e.rate
 	report.Counts = map[string]int64{
 		"cursors": int64(e.peers), "messages_sent": c.sent.Load(), "messages_received": c.received.Load(),
 		"puts": puts + 1, "revisions": int64(last.Rev - first.Rev),

@@ -31,6 +31,8 @@ type benchSettings struct {
 	ValueBytes  int     `json:"value_bytes"`
 	Rate        float64 `json:"rate,omitempty"`
 	WarmUpMs    int64   `json:"warm_up_ms"`
+	// MovesPerSecond is the rate of each cursor of `bench ephemeral`.
+	MovesPerSecond float64 `json:"moves_per_second,omitempty"`
 }
 
 // benchRow is one kind of operation. Count are those that the latencies are of;
@@ -93,15 +95,18 @@ func micros(nanos int64) float64 { return float64(nanos) / 1000 }
 // table prints the report for people.
 func (r *benchReport) table(w io.Writer) {
 	s := r.Settings
-	per := ""
-	if s.InFlight > 1 {
-		per = fmt.Sprintf(" with %d requests in flight", s.InFlight)
+	fmt.Fprintf(w, "%s: connections %d", r.Workload, s.Connections)
+	if s.InFlight > 0 {
+		fmt.Fprintf(w, ", in flight %d each", s.InFlight)
 	}
-	pace := ""
+	fmt.Fprintf(w, ", rooms %d (%s), value %d bytes", s.Rooms, s.Profile, s.ValueBytes)
 	if s.Rate > 0 {
-		pace = fmt.Sprintf(", %g due a second", s.Rate)
+		fmt.Fprintf(w, ", rate %g/s", s.Rate)
 	}
-	fmt.Fprintf(w, "%s: %d connections%s in %d rooms of profile %s, values of %d bytes%s\n", r.Workload, s.Connections, per, s.Rooms, s.Profile, s.ValueBytes, pace)
+	if s.MovesPerSecond > 0 {
+		fmt.Fprintf(w, ", moves of a cursor %g/s", s.MovesPerSecond)
+	}
+	fmt.Fprintln(w)
 	took := time.Duration(r.Seconds * float64(time.Second)).Round(time.Millisecond)
 	if r.Interrupted {
 		fmt.Fprintf(w, "interrupted; measured for %v\n\n", took)
@@ -184,10 +189,13 @@ func isTerminal(w io.Writer) bool {
 // line is the progress: what the last second brought, and p99 so far.
 func (t *tally) line(before map[*tallyRow]int64) string {
 	t.mu.Lock()
-	rows, since, begin := slices.Clone(t.rows), time.Since(t.start), t.begin.Sub(t.start)
+	rows, running, since, begin := slices.Clone(t.rows), t.running, time.Since(t.start), t.begin.Sub(t.start)
 	t.mu.Unlock()
 	phase := ""
-	if since < begin {
+	switch {
+	case !running:
+		phase = " (setting up)"
+	case since < begin:
 		phase = " (warming up)"
 	}
 	var line strings.Builder

@@ -20,8 +20,9 @@ import (
 type tally struct {
 	start, begin, end time.Time // of the run, and of what is measured
 
-	mu   sync.Mutex
-	rows []*tallyRow // guarded by mu; in the order of the report
+	mu      sync.Mutex
+	rows    []*tallyRow // guarded by mu; in the order of the report
+	running bool        // all is set up; guarded by mu
 }
 
 // stripes is a power of two: that many can be noted at the same time.
@@ -47,17 +48,14 @@ type tallyRow struct {
 	errors map[string]int64 // by code; guarded by mu
 }
 
-// newTally starts the clock of a run; begins sets it anew once all is set up.
-func newTally(b *bench) *tally {
-	t := &tally{}
-	t.begins(b)
-	return t
-}
+// newTally makes the tally of a run that is yet to be set up.
+func newTally() *tally { return &tally{start: time.Now()} }
 
+// begins starts the clock, once all is set up.
 func (t *tally) begins(b *bench) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.start = time.Now()
+	t.start, t.running = time.Now(), true
 	t.begin = t.start.Add(b.warmUp)
 	t.end = t.begin.Add(b.duration)
 }

@@ -36,7 +36,7 @@ func counted(t *testing.T, b *bench, w *work, check func(t *testing.T, counts ma
 		if err != nil {
 			t.Fatal(err)
 		}
-		tally := newTally(b)
+		tally := newTally()
 		lanes, err := b.lanes(t.Context(), rooms, w, tally)
 		if err != nil {
 			t.Fatal(err)
@@ -277,7 +277,8 @@ func TestBench_a_rate_counts_what_waits_behind_a_pause(t *testing.T) {
 	const pause, rate = 400 * time.Millisecond, 100.0
 	b := &bench{crowding: crowding{connections: 1, inFlight: 1, rate: rate}, duration: pause + 100*time.Millisecond}
 	b.patience = patience
-	tally := newTally(b)
+	tally := newTally()
+	tally.begins(b)
 	row := tally.row("op")
 	l := &lane{rows: map[string]*tallyRow{"op": row}, doing: "op", tally: tally}
 	paused := false
