@@ -49,18 +49,19 @@ func benchState(b *testing.B, rooms, keys int) (*State, []Command) {
 // each entry. One iteration is one put.
 func BenchmarkState_Put(b *testing.B) {
 	for _, size := range []struct{ rooms, keys int }{{1, 1000}, {64, 100}, {100_000, 1}} {
+		// Made once for all the runs by which the number of iterations is found.
+		s, puts := benchState(b, size.rooms, size.keys)
+		n, _ := s.nodes.get("n1")
+		seq, request := n.last, uint64(size.keys+1)
 		b.Run(fmt.Sprintf("rooms=%d/keys=%d", size.rooms, size.keys), func(b *testing.B) {
-			s, puts := benchState(b, size.rooms, size.keys)
-			n, _ := s.nodes.get("n1")
-			seq := n.last
 			cmds := make([]Command, 0, 64)
 			b.ReportAllocs()
-			b.ResetTimer()
 			for i := 0; i < b.N; i += 64 {
 				cmds = cmds[:0]
-				for j := range 64 {
-					cmd := puts[(i+j)*7919%len(puts)]
-					cmd.Request = uint64(i + j + size.keys + 2)
+				for range 64 {
+					request++
+					cmd := puts[int(request)*7919%len(puts)]
+					cmd.Request = request
 					cmds = append(cmds, cmd)
 				}
 				seq++
