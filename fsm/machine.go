@@ -25,6 +25,7 @@ type Machine struct {
 
 	mu    sync.Mutex
 	rings map[string]*Ring // of live sessions, by room; made with the first frame, or when asked for
+	quiet quiet            // which of them have been silent for how long
 }
 
 var _ raft.BatchingFSM = (*Machine)(nil)
@@ -149,6 +150,7 @@ func (m *Machine) publish(p *Published, frames []RoomFrame) {
 	for i := range p.Changed {
 		slices.Sort(p.Changed[i].Moved)
 	}
+	m.quiet.relieve(m.state.now)
 	m.view.Store(p.View)
 	m.mu.Unlock()
 	m.tell(p)
@@ -184,8 +186,11 @@ func (m *Machine) append(f *RoomFrame, v *View) {
 	}
 	r.append(f.Frame, most, f.Ended)
 	if f.Ended {
+		m.quiet.drop(r)
 		delete(m.rings, f.Room)
+		return
 	}
+	m.quiet.heard(r, m.state.now)
 }
 
 // Snapshot captures the state; writing it later takes nothing from applying.
@@ -228,7 +233,7 @@ func (m *Machine) Restore(source io.ReadCloser) error {
 		p.Changed = append(p.Changed, RoomChange{Room: room, Ended: true})
 		r.close(true)
 	}
-	m.rings = make(map[string]*Ring)
+	m.rings, m.quiet = make(map[string]*Ring), quiet{}
 	m.view.Store(p.View)
 	m.mu.Unlock()
 	slices.SortFunc(p.Changed, func(a, b RoomChange) int { return strings.Compare(a.Room, b.Room) })

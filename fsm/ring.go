@@ -1,6 +1,7 @@
 package fsm
 
 import (
+	"container/list"
 	"slices"
 	"sort"
 	"sync"
@@ -14,10 +15,13 @@ const ringBytes = 1 << 20
 
 // Ring holds the recent frames of one session, for resumption and fan-out. The
 // machine appends, any goroutine reads. It lives outside the replicated state:
-// after a restart or an installed snapshot it is empty, with the session's last
-// event revision as its floor.
+// after a restart, an installed snapshot or a long silence it is empty, with the
+// session's last event revision as its floor.
 type Ring struct {
 	session string
+
+	place *list.Element // among the rings that hold frames, nil if it has none; the machine's mu guards it
+	heard int64         // cluster time of the newest frame; likewise
 
 	mu       sync.RWMutex
 	slots    []slot // oldest first
@@ -126,6 +130,15 @@ func (r *Ring) append(f *Frame, most int, last bool) {
 		}
 	}
 	r.closed = r.closed || last
+}
+
+// letGo drops all frames. Who has seen the last of them can still go on.
+func (r *Ring) letGo() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if n := len(r.slots); n > 0 {
+		r.floor, r.slots = r.slots[n-1].frame.Rev, nil
+	}
 }
 
 func (r *Ring) close(restored bool) {

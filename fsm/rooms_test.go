@@ -98,3 +98,34 @@ func TestState_ManyRooms(t *testing.T) {
 		t.Fatal("the snapshot gives another state")
 	}
 }
+
+// TestMachine_ManyRooms prints what rooms cost with the rings of recent events,
+// when they were just opened and when nothing has happened in them for long.
+func TestMachine_ManyRooms(t *testing.T) {
+	rooms := 2000
+	if n, err := strconv.Atoi(os.Getenv("ROOMS")); err == nil {
+		rooms = n
+	}
+	d := newDriven(t)
+	before := heapBytes()
+	per := func() float64 { return float64(heapBytes()-before) / float64(rooms) }
+	for at := 0; at < rooms; {
+		var cmds []Command
+		for ; at < rooms && len(cmds) < 64; at++ {
+			cmds = append(cmds, openRoom(fmt.Sprintf("room-%06d", at)))
+		}
+		d.m.Apply(d.at(1, cmds...))
+		d.published = nil
+	}
+	opened := per()
+	for range 1 + rooms/quietMost {
+		d.m.Apply(d.at(1 + quietTime))
+		d.published = nil
+	}
+	quiet := per()
+	runtime.KeepAlive(d)
+	if quiet > 6400 || quiet+1000 > opened {
+		t.Errorf("a room takes %.0f bytes, and %.0f when it was quiet for long", opened, quiet)
+	}
+	t.Logf("%d rooms of 10 entries: %.0f bytes of memory per room with its recent events, %.0f without", rooms, opened, quiet)
+}

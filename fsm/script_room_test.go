@@ -38,15 +38,15 @@ func (x *scripted) roomOperation(a args) (op Operation, ok bool) {
 			op.Key = a.words[1]
 		}
 	case "send":
-		m := &Message{Topic: a.words[1], Data: []byte(a.words[2]), Refs: list(a.named["refs"]), Roles: list(a.named["roles"]), Echo: a.named["echo"] != ""}
-		for _, name := range list(a.named["peers"]) {
+		m := &Message{Topic: a.words[1], Data: []byte(a.words[2]), Refs: listed(a.named["refs"]), Roles: listed(a.named["roles"]), Echo: a.named["echo"] != ""}
+		for _, name := range listed(a.named["peers"]) {
 			m.Peers = append(m.Peers, x.peers[name].Peer)
 		}
 		return Operation{Kind: OpSend, Message: m}, true
 	default:
 		return op, false
 	}
-	for _, word := range list(a.named["fences"]) {
+	for _, word := range listed(a.named["fences"]) {
 		key, number, _ := strings.Cut(word, "#")
 		n, _ := strconv.ParseUint(number, 10, 64)
 		op.Fences = append(op.Fences, KeyFence{key, n})
@@ -54,7 +54,7 @@ func (x *scripted) roomOperation(a args) (op Operation, ok bool) {
 	return op, true
 }
 
-func list(s string) []string {
+func listed(s string) []string {
 	if s == "" {
 		return nil
 	}
