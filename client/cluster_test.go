@@ -230,14 +230,17 @@ func eventually(t testing.TB, what string, ok func() bool) {
 type proxy struct {
 	listener net.Listener
 	work     sync.WaitGroup
+	back     func(net.Conn) io.Writer // what a client's connection gets passes through it; nil: it gets all
 
 	mu     sync.Mutex
 	target string            // "" refuses; guarded by mu
 	conns  map[net.Conn]bool // guarded by mu
 }
 
-func newProxy(t testing.TB) *proxy {
-	p := &proxy{listener: listen(t, "127.0.0.1:0"), conns: map[net.Conn]bool{}}
+func newProxy(t testing.TB) *proxy { return newProxyThrough(t, nil) }
+
+func newProxyThrough(t testing.TB, back func(net.Conn) io.Writer) *proxy {
+	p := &proxy{listener: listen(t, "127.0.0.1:0"), conns: map[net.Conn]bool{}, back: back}
 	p.work.Go(func() {
 		for {
 			conn, err := p.listener.Accept()
@@ -305,7 +308,11 @@ func (p *proxy) pass(from net.Conn) {
 	back := make(chan struct{})
 	go func() {
 		defer close(back)
-		io.Copy(from, to)
+		if p.back == nil {
+			io.Copy(from, to)
+		} else {
+			io.Copy(p.back(from), to)
+		}
 		from.Close()
 	}()
 	io.Copy(to, from)
