@@ -110,6 +110,7 @@ func (l *cutLink) pass(b []byte) (pass int, cut bool) {
 
 // mirror is what a watcher knows of a room's default store.
 type mirror struct {
+	loaded  chan struct{} // closed with the first snapshot
 	entries map[string]wire.Entry
 	rev     uint64
 	resets  int
@@ -128,6 +129,9 @@ func (m *mirror) follow(updates iter.Seq2[client.Update, error]) error {
 			}
 			if u.Reset != "" {
 				m.resets++
+			}
+			if m.entries == nil {
+				close(m.loaded)
 			}
 			m.entries = map[string]wire.Entry{}
 			for _, e := range u.Snapshot.Stores["default"] {
@@ -178,7 +182,7 @@ func TestG7_G8_pages_cut_and_resumed(t *testing.T) {
 	t.Logf("SEED=%d", seed)
 	rng := rand.New(rand.NewPCG(seed, 1))
 	s := startServers(t)
-	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute) // twelve times a client waits to come back
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute) // a client waits a dozen times to come back
 	defer cancel()
 	const room, keys, size = "room", 270, 8 << 10
 	big := func(n int) string { return strconv.Itoa(n) + strings.Repeat("x", size) }
@@ -231,14 +235,18 @@ func TestG7_G8_pages_cut_and_resumed(t *testing.T) {
 	}
 
 	// Less than a snapshot comes before each cut, so none is whole until all were made.
-	// The last comes about when a watch that has been away is told what it missed.
-	cuts := func(c *cutter) {
-		within := 3 * keys * size / 4
-		c.cutAfter(300<<10+rng.IntN(within), 300<<10+rng.IntN(within), rng.IntN(within), 1+rng.IntN(3000))
+	// Short ones come about when a watch that has been away is told what it missed.
+	cuts := func(c *cutter, short int) {
+		const within = 3 * keys * size / 4
+		list := []int{300<<10 + rng.IntN(within), 300<<10 + rng.IntN(within), rng.IntN(within)}
+		for range short {
+			list = append(list, 500+rng.IntN(5000))
+		}
+		c.cutAfter(list...)
 	}
 	var mirrors []*mirror
 	watch := func(name string, c *cutter, updates iter.Seq2[client.Update, error]) {
-		m := new(mirror)
+		m := &mirror{loaded: make(chan struct{})}
 		mirrors = append(mirrors, m)
 		watchers.Go(func() {
 			if err := m.follow(updates); err != nil {
@@ -255,6 +263,11 @@ func TestG7_G8_pages_cut_and_resumed(t *testing.T) {
 			t.Errorf("%s: no cut came behind the first page", name)
 		}
 		t.Logf("%s: cut behind %d pages", name, pages)
+		select { // the next one's cuts find this one live
+		case <-m.loaded:
+		case <-ctx.Done():
+			t.Fatalf("%s has got no snapshot", name)
+		}
 	}
 
 	c := s.cutter()
@@ -275,8 +288,8 @@ func TestG7_G8_pages_cut_and_resumed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"the first watch", "a watch beside it"} {
-		cuts(c)
+	for i, name := range []string{"the first watch", "a watch beside it"} {
+		cuts(c, 4*i)
 		w, err := r.Watch(ctx, client.Keys("*"))
 		if err != nil {
 			t.Fatal(err)
@@ -294,7 +307,7 @@ func TestG7_G8_pages_cut_and_resumed(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { eh.Close() })
-	cuts(overHTTP)
+	cuts(overHTTP, 1)
 	stream := eh.Events(room, client.EventsParams{Keys: []string{"*"}})
 	defer stream.Close()
 	watch("a stream over HTTP", overHTTP, stream.All(ctx))
