@@ -22,16 +22,6 @@ import (
 
 // The conversations of sockets. Each file is one connection.
 
-// sampleTokens lets everybody in but three.
-type sampleTokens struct{ tokens }
-
-func (sampleTokens) Authenticate(token string) (Identity, error) {
-	if token == "busy" {
-		return Identity{}, wire.Errorf(wire.RateLimited, "too many requests of this token").With("retry_after_ms", 250)
-	}
-	return tokens{}.Authenticate(token)
-}
-
 const sampleRoom = "studio"
 
 // drop breaks a connection and waits until its peer is detached.
@@ -122,12 +112,11 @@ func TestSocket_SpeaksTheSamplesOfHello(t *testing.T) {
 		compareSamples(t, "ws_hello_session_ended.json", v.samples)
 	})
 	t.Run("refused", func(t *testing.T) {
-		s := newSocketServer(t, Config{Auth: sampleTokens{}})
+		s := newSocketServer(t, Config{Auth: tokens{}})
 		c := s.join(sampleRoom, "")
 		v := &conversation{c: s.dial(sampleRoom)}
 		v.next(`"do":"get","key":"k"`)
 		v.next(`"do":"hello","v":2,"client":"h1"`)
-		v.next(`"do":"hello","v":1,"client":"h1","token":"busy"`)
 		v.next(fmt.Sprintf(`"do":"hello","v":1,"client":"h1","resume":{"session":%q,"peer":%q,"key":"k0"}`, c.hello.Session, c.hello.Peer))
 		v.next(`"do":"hello","v":1,"client":"h1","token":"bad"`)
 		v.hearClose()
@@ -515,4 +504,21 @@ func constants(t *testing.T, path string, wanted func(name, kind string) bool) m
 		t.Fatalf("%s has no such constants", path)
 	}
 	return found
+}
+
+// A peer that writes faster than it may, over its socket and over HTTP.
+func TestSocket_SpeaksTheSamplesOfRates(t *testing.T) {
+	s := newSocketServer(t, new(testClock).of(Config{Profile: "realtimekit"})) // 20/s, burst 40
+	v := &conversation{c: s.dial(sampleRoom)}
+	welcome := v.next(`"do":"hello","v":1,"client":"h1"`)
+	v.c.decode(welcome.OK, &v.c.hello)
+	for range 40 { // left out of the sample: time stands still meanwhile
+		v.c.must(nil, "put", `"key":"k","value":1`)
+	}
+	v.next(`"do":"put","key":"k","value":2`)
+	compareSamples(t, "ws_rate_limited.json", v.samples)
+	x := &exchanges{s: s.web()}
+	x.ask("PUT", "/v1/rooms/"+sampleRoom+"/stores/default/keys/k", "2",
+		"Conclave-Peer", v.c.hello.Peer, "Conclave-Peer-Key", v.c.hello.ResumeKey).refused(wire.RateLimited)
+	compareSamples(t, "http_rate_limited.json", x.list)
 }
