@@ -149,7 +149,7 @@ func playElection(ctx context.Context, peers []*client.Room, say func(string, ..
 			return err
 		}
 		if _, err := ada.Put(ctx, "leader", "Ada", client.Fence(taken.Results[0].Fence)); !client.IsStaleFence(err) {
-			return fmt.Errorf("Ada wrote after her term: %v", err)
+			return fmt.Errorf("a write of Ada after her term: %v", err)
 		}
 		say("Ada wakes, and her late write is refused: her fence is stale")
 		return nil

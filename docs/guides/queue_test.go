@@ -148,3 +148,45 @@ func TestQueue_is_in_order(t *testing.T) {
 		t.Errorf("after %d attempts: %v", maxAttempts, err)
 	}
 }
+
+// A job that was done since a worker listed it is not there any more: claiming it
+// must not make it anew.
+func TestQueue_claims_nothing_that_is_done(t *testing.T) {
+	ctx := patience(t)
+	th := newTheatre(t)
+	const workers, jobs = 6, 20
+	peers := th.peers(t, "claims", workers)
+	for i := range jobs {
+		if err := Enqueue(ctx, peers[i%workers], fmt.Sprint(i), ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var done atomic.Int32
+	race(peers, func(i int, peer *client.Room) {
+		for left := true; left; {
+			job, _, err := Claim(ctx, peer)
+			if err == nil && job != nil {
+				err = job.Try(ctx, peer, func(context.Context, *Claimed) (any, error) {
+					done.Add(1)
+					return i, nil
+				})
+			}
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			page, err := peer.List(ctx, client.ListParams{Prefix: "job/"})
+			left = err == nil && len(page.Entries) > 0
+		}
+	})
+	results, err := peers[0].List(ctx, client.ListParams{Prefix: "result/"})
+	if err != nil || len(results.Entries) != jobs {
+		t.Fatalf("%d results, %v", len(results.Entries), err)
+	}
+	for _, e := range results.Entries {
+		if e.Version != 1 {
+			t.Errorf("%s was written %d times", e.Key, e.Version)
+		}
+	}
+	t.Logf("%d jobs were done %d times", jobs, done.Load())
+}

@@ -38,7 +38,7 @@ func playStage(ctx context.Context, peers []*client.Room, say func(string, ...an
 		fence = stage.Fence()
 		say("Ada is on stage")
 		if _, err := bob.Put(ctx, "stage", "me"); !client.IsLocked(err) {
-			return fmt.Errorf("Bob wrote past the lock: %v", err)
+			return fmt.Errorf("a write of Bob past the lock: %v", err)
 		}
 		say("Bob may not write, and gets into line")
 		all.Go(func() {
@@ -56,7 +56,7 @@ func playStage(ctx context.Context, peers []*client.Room, say func(string, ...an
 		return err
 	}
 	if _, err := ada.Put(ctx, "stage", "encore", client.Fence(fence)); !client.IsStaleFence(err) {
-		return fmt.Errorf("Ada wrote after her time: %v", err)
+		return fmt.Errorf("a write of Ada after her time: %v", err)
 	}
 	say("Ada's time is over")
 	return nil
