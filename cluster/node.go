@@ -62,6 +62,7 @@ type Node struct {
 	removed    atomic.Bool                // a leader said that this node is no member
 	promising  sync.Mutex
 	gone       chan struct{} // closed when removed is set
+	mute       chan struct{} // closed when raft cannot go on: it answers nobody any more
 
 	ctx    context.Context // ends when the node closes
 	cancel context.CancelFunc
@@ -89,7 +90,7 @@ type sighting struct {
 // Open starts a node. It returns once raft runs; Ready tells when the node
 // serves. The stores stay the caller's to close, after Close.
 func Open(cfg Config) (*Node, error) {
-	n := &Node{cfg: cfg, log: cfg.Logger, timeout: cfg.Timeout, deadline: cfg.Deadline, changed: make(chan struct{}), gone: make(chan struct{})}
+	n := &Node{cfg: cfg, log: cfg.Logger, timeout: cfg.Timeout, deadline: cfg.Deadline, changed: make(chan struct{}), gone: make(chan struct{}), mute: make(chan struct{})}
 	n.defaults()
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	n.done = n.ctx.Done()
@@ -139,7 +140,7 @@ func Open(cfg Config) (*Node, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cache the raft log: %w", err)
 	}
-	n.raft, err = raft.NewRaft(n.raftConfig(), n.machine, recent, newVoteStore(n.stable), snapshots, n.transport)
+	n.raft, err = raft.NewRaft(n.raftConfig(), n.machine, recent, termStore{newVoteStore(n.stable), n.mute}, snapshots, n.transport)
 	if err != nil {
 		err = errors.Join(fmt.Errorf("start raft: %w", err), n.channel.Close(), n.transport.Close())
 		return nil, err
@@ -237,8 +238,10 @@ func (n *Node) Close(ctx context.Context) error {
 	}
 	n.closing = true
 	n.mu.Unlock()
-	if l := n.leads(); l != nil && l.hasFollower() {
-		handed := make(chan struct{})
+	handed := make(chan struct{})
+	if l := n.leads(); l == nil || !l.hasFollower() {
+		close(handed)
+	} else {
 		go func() {
 			defer close(handed)
 			if err := l.transfer(raft.Server{}); err != nil {
@@ -263,6 +266,15 @@ func (n *Node) Close(ctx context.Context) error {
 	case <-ended:
 	case <-ctx.Done():
 		n.log.Warn("the node closes while raft does not answer")
+		// It will, once a write that holds it up is over; Shutdown waits for that too.
+		select {
+		case <-ended:
+		case <-n.mute:
+		}
+	}
+	select {
+	case <-handed:
+	case <-n.mute:
 	}
 	err := n.raft.Shutdown().Error()
 	return errors.Join(err, n.transport.Close(), n.channel.Close())

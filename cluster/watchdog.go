@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"sync"
 	"time"
 
@@ -165,4 +166,24 @@ func (s *watchedStable) Set(key, value []byte) error {
 
 func (s *watchedStable) SetUint64(key []byte, n uint64) error {
 	return s.dog.write("set "+string(key), func() error { return s.StableStore.SetUint64(key, n) })
+}
+
+// termStore keeps the watchdog's word from being lost. Raft panics when it cannot
+// write its term; by then the watchdog has said why the node stops, or is about to.
+// Raft's goroutine ends instead, and that raft does nothing more.
+type termStore struct {
+	raft.StableStore
+	ended chan struct{} // closed then; raft's one goroutine that writes terms does it once
+}
+
+// keyTerm is the key of raft's term.
+const keyTerm = "CurrentTerm"
+
+func (s termStore) SetUint64(key []byte, n uint64) error {
+	err := s.StableStore.SetUint64(key, n)
+	if err != nil && string(key) == keyTerm {
+		close(s.ended)
+		runtime.Goexit()
+	}
+	return err
 }

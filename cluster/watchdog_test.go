@@ -146,3 +146,28 @@ func TestWatchdog_ReadsAndNatureOfTheStorePass(t *testing.T) {
 		t.Error("a store's being monotonic is not passed on")
 	}
 }
+
+// Raft panics when it cannot write its term; the node has said by then why it stops.
+func TestTermStore_ATermThatCannotBeWrittenEndsRaftQuietly(t *testing.T) {
+	v := termStore{brokenStable{raft.NewInmemStore()}, make(chan struct{})}
+	returned, ended := false, make(chan struct{})
+	go func() {
+		defer close(ended)
+		v.SetUint64([]byte("CurrentTerm"), 7)
+		returned = true
+	}()
+	<-ended
+	if returned {
+		t.Error("raft was told, and would have panicked")
+	}
+	select {
+	case <-v.ended:
+	default:
+		t.Error("nobody learns that raft has ended")
+	}
+}
+
+// brokenStable cannot be written.
+type brokenStable struct{ raft.StableStore }
+
+func (brokenStable) SetUint64([]byte, uint64) error { return errors.New("input/output error") }
