@@ -213,10 +213,10 @@ func (l *leadership) apply(entry *fsm.Proposal, taken []proposal, release func()
 		l.n.fatal(err)
 		return false
 	}
-	if !l.n.leadsTerm(l.term) {
+	if !l.n.leadsTerm(l.term) && (!stubborn || l.n.raft.State() != raft.Leader) {
 		answer(false)
 		release()
-		return false
+		return stubborn
 	}
 	future := l.n.raft.Apply(data, 0)
 	l.wg.Add(1)

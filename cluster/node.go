@@ -307,7 +307,9 @@ func (n *Node) follow() {
 	l := n.leadership.Load()
 	if l != nil && !n.leadsTerm(l.term) {
 		n.leadership.Store(nil)
-		l.end()
+		if !stubborn {
+			l.end()
+		}
 		l = nil
 	}
 	if l == nil && n.leadsTerm(term) {

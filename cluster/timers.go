@@ -50,7 +50,7 @@ func newTimers(l *leadership) *timers {
 func (t *timers) begin(v *fsm.View) {
 	now := t.l.now()
 	v.Deadlines(func(d fsm.Deadline) {
-		if d.Lease {
+		if d.Lease && !grudging {
 			t.mu.Lock()
 			t.renewed[thingOf(d.Timer)] = now + d.TTL
 			t.mu.Unlock()

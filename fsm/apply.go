@@ -56,7 +56,7 @@ func (s *State) run(index, term uint64, p *Proposal, careful bool) (out *Outcome
 	}
 	c := &change{s: s, wall: p.Wall, out: new(Outcome)}
 	for i := range p.Controls {
-		if ctl := &p.Controls[i]; !ctl.Kind.timer() || ctl.Term == term {
+		if ctl := &p.Controls[i]; !ctl.Kind.timer() || ctl.Term == term || untermed {
 			c.contain(careful, func() { c.control(ctl) })
 		}
 	}

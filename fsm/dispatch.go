@@ -59,7 +59,7 @@ func (c *change) perform(cmd *Command) Result {
 	var r Result
 	no := c.do(cmd, &r)
 	if no != nil {
-		if marked {
+		if marked && !torn {
 			c.rollback(before)
 		}
 		r = Result{}
@@ -125,7 +125,7 @@ func (c *change) refused(no *Refusal) Result {
 // those that ended one. An attach is never remembered: repeating it does what
 // the new connection needs.
 func (c *change) recall(cmd *Command) (*Result, *Refusal) {
-	if !cmd.remembers() {
+	if !cmd.remembers() || forgetful {
 		return nil, nil
 	}
 	c.request = cmd.memoryKey()
@@ -158,7 +158,7 @@ func (c *change) runsAgain(cmd *Command, old *Result) bool {
 // caller is in it.
 func (c *change) enter(cmd *Command) *Refusal {
 	switch {
-	case c.ses == nil && cmd.Session != "", c.ses != nil && cmd.Session != "" && cmd.Session != c.ses.ID:
+	case c.ses == nil && cmd.Session != "", c.ses != nil && cmd.Session != "" && cmd.Session != c.ses.ID && !undying:
 		return sessionEnded()
 	case c.ses == nil && !cmd.opens():
 		return refuse(CodeNoSession, "the room has no live session")

@@ -138,6 +138,9 @@ func (m *Machine) publish(p *Published, frames []RoomFrame) {
 	m.mu.Lock()
 	for i := range frames {
 		f := &frames[i]
+		if eventless && i+1 < len(frames) && frames[i+1].Room == f.Room {
+			continue
+		}
 		m.append(f, p.View)
 		at, ok := changed[f.Room]
 		if !ok {

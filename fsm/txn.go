@@ -237,7 +237,7 @@ func (c *change) admitted(op *Operation, old *Entry) *Refusal {
 // needs none: no other grant can have come between. A lock in its delay is held by
 // nobody, so a write needs no fence, and a late one with a fence is refused.
 func (c *change) guard(store, key string, fence uint64) *Refusal {
-	if c.ses.locks.len() == 0 && fence == 0 {
+	if c.ses.locks.len() == 0 && fence == 0 || unfenced {
 		return nil
 	}
 	l, owner := c.ses.Lock(store, key), c.caller.LockOwner()

@@ -15,12 +15,14 @@ func (h *History) Check() []error {
 	l, errs := h.Log()
 	for _, check := range []func(*Log) []error{
 		h.checkDurable, h.checkOnce, h.checkOrder, h.checkReads, h.checkConditions,
-		h.checkLanes, h.checkSessions, h.checkExpiry, h.checkWatches, h.checkLocks,
+		h.checkLanes, h.checkSessions, h.checkPeers, h.checkExpiry, h.checkWatches, h.checkLocks,
+		h.checkSums, h.checkMessages, h.checkWhole,
 	} {
 		errs = append(errs, check(l)...)
 	}
 	errs = append(errs, h.checkReplicas()...)
-	return append(errs, h.checkLinearizable()...)
+	errs = append(errs, h.checkLinearizable()...)
+	return append(errs, h.checkTransactions()...)
 }
 
 // checkDurable (G1): what was acknowledged is in the log, as acknowledged.

@@ -14,55 +14,95 @@ type grant struct {
 	at    place
 	owner lock.Owner
 	fence uint64
+	mode  mode
 	ended uint64 // revision; 0 while held
 	state string // how it ended
 }
 
-// checkLocks: at most one holder, growing fences, writes to a held key by its
-// owner only (G4), no lease shorter than it was promised (G5), first come first
-// served (G6).
+// checkLocks: no more holders at once than the lock's mode allows, growing fences,
+// writes to a held key by its holders only (G4), no lease shorter than it was
+// promised (G5), first come first served (G6).
 func (h *History) checkLocks(l *Log) (errs []error) {
-	grants, errs := l.grants()
+	grants, errs := h.grants(l)
 	for _, g := range grants {
 		errs = append(errs, h.checkLease(l, g)...)
 	}
 	return append(errs, h.checkQueue()...)
 }
 
+// mode is how an owner asks for a lock. Events do not tell it; each owner of the
+// workload always asks for one lock in one mode, so its requests do.
+type mode struct {
+	shared  bool
+	permits int
+}
+
+type ownership struct {
+	at    place
+	owner lock.Owner
+}
+
+func (h *History) modes() map[ownership]mode {
+	modes := map[ownership]mode{}
+	for _, op := range h.Ops {
+		if a := op.Command.Acquire; a != nil {
+			modes[ownership{place{op.Command.Room, a.Key}, op.Command.Caller.LockOwner()}] = mode{a.Lock.Shared, a.Lock.Permits}
+		}
+	}
+	return modes
+}
+
+// admits tells whether g may hold the lock beside those who do.
+func (g *grant) admits(holders []*grant) bool {
+	for _, other := range holders {
+		if other.mode != g.mode || other.owner == g.owner {
+			return false
+		}
+	}
+	return len(holders) == 0 || g.mode.shared || len(holders) < g.mode.permits
+}
+
 // grants reads the tenures of all locks off the log.
-func (l *Log) grants() (all []*grant, errs []error) {
-	held := map[place]*grant{}
+func (h *History) grants(l *Log) (all []*grant, errs []error) {
+	modes := h.modes()
+	held := map[place][]*grant{}
 	last := map[place]uint64{}
 	for _, f := range l.Frames {
 		for _, e := range f.Events {
 			at := place{f.Room, e.Key}
-			holder := held[at]
+			holders := held[at]
 			switch {
-			case e.Type == fsm.EventPut && holder != nil && !wrote(e, holder.owner):
-				errs = append(errs, fmt.Errorf("rev %d: %+v wrote %s, which %v holds with fence %d", f.Rev, e.By, e.Key, holder.owner, holder.fence))
+			case e.Type == fsm.EventPut && len(holders) > 0 && !slices.ContainsFunc(holders, func(g *grant) bool { return wrote(e, g.owner) }):
+				errs = append(errs, fmt.Errorf("rev %d: %+v wrote %s, which %v holds with fence %d", f.Rev, e.By, e.Key, holders[0].owner, holders[0].fence))
 			case e.Type == fsm.EventSession && e.State == "ended":
-				for at, g := range held {
-					if at.room == f.Room {
-						g.ended, g.state = f.Rev, "session"
-						delete(held, at)
+				for at, ended := range held {
+					if at.room != f.Room {
+						continue
 					}
+					for _, g := range ended {
+						g.ended, g.state = f.Rev, "session"
+					}
+					delete(held, at)
 				}
 			case e.Type != fsm.EventLock:
 			case e.State == "acquired":
-				if holder != nil {
-					errs = append(errs, fmt.Errorf("rev %d: %v got %s while %v holds it", f.Rev, e.Owner, e.Key, holder.owner))
+				g := &grant{at: at, owner: e.Owner, fence: e.Fence, mode: modes[ownership{at, e.Owner}]}
+				if !g.admits(holders) {
+					errs = append(errs, fmt.Errorf("rev %d: %v got %s (%+v) while %d hold it, first %v", f.Rev, e.Owner, e.Key, g.mode, len(holders), holders[0].owner))
 				}
 				if e.Fence <= last[at] {
 					errs = append(errs, fmt.Errorf("rev %d: fence %d of %s after fence %d", f.Rev, e.Fence, e.Key, last[at]))
 				}
-				g := &grant{at: at, owner: e.Owner, fence: e.Fence}
-				held[at], last[at] = g, e.Fence
+				held[at], last[at] = append(holders, g), e.Fence
 				all = append(all, g)
-			case holder == nil || holder.fence != e.Fence:
-				errs = append(errs, fmt.Errorf("rev %d: fence %d of %s ended (%s), which was not held", f.Rev, e.Fence, e.Key, e.State))
 			default:
-				holder.ended, holder.state = f.Rev, e.State
-				delete(held, at)
+				i := slices.IndexFunc(holders, func(g *grant) bool { return g.fence == e.Fence })
+				if i < 0 {
+					errs = append(errs, fmt.Errorf("rev %d: fence %d of %s ended (%s), which was not held", f.Rev, e.Fence, e.Key, e.State))
+					continue
+				}
+				holders[i].ended, holders[i].state = f.Rev, e.State
+				held[at] = slices.Delete(holders, i, i+1)
 			}
 		}
 	}

@@ -3,6 +3,7 @@ package sim
 import (
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -17,7 +18,7 @@ func calm(t *testing.T) *History {
 	var h *History
 	synctest.Test(t, func(t *testing.T) {
 		h = NewHistory()
-		Storm{Seed: 5, Duration: 6 * time.Second, Calm: true}.Run(Start(t, Options{Seed: 5, History: h, Net: LAN, Sync: time.Millisecond}), h)
+		Storm{Seed: 5, Duration: 5 * time.Second, Calm: true}.Run(Start(t, Options{Seed: 5, History: h, Net: LAN, Sync: time.Millisecond}), h)
 	})
 	return h
 }
@@ -172,6 +173,39 @@ func TestCheck_Fails(t *testing.T) {
 		{"a lock has two holders", "while", func(t *testing.T, h *History) {
 			dropFrame(h, lockEvent(t, h, "released").Rev)
 		}},
+		{"a lock for two has three holders", "while 2 hold it", func(t *testing.T, h *History) {
+			l, _ := h.Log()
+			holders := 0
+			for _, f := range l.Frames {
+				for _, e := range f.Events {
+					if e.Type != fsm.EventLock || e.Key != pool {
+						continue
+					}
+					switch {
+					case e.State == "acquired":
+						holders++
+					case holders == 2: // both held it: nobody lets go, and another gets it
+						dropFrame(h, f.Rev)
+						return
+					default:
+						holders--
+					}
+				}
+			}
+			t.Fatal("two never held it")
+		}},
+		{"somebody shares a lock that is held alone", "got library", func(t *testing.T, h *History) {
+			l, _ := h.Log()
+			for _, f := range l.Frames {
+				for _, e := range f.Events {
+					if e.Type == fsm.EventLock && e.Key == library && e.Owner.Name == keeper && e.State != "acquired" {
+						dropFrame(h, f.Rev)
+						return
+					}
+				}
+			}
+			t.Fatal("the keeper never let go")
+		}},
 		{"a fence shrinks", "after fence", func(t *testing.T, h *History) {
 			e := lockEvent(t, h, "acquired")
 			replaceEvent(h, e, func(c *fsm.Event) { c.Fence += 1 << 30 })
@@ -197,6 +231,136 @@ func TestCheck_Fails(t *testing.T) {
 					put.TTL *= 10
 				}
 			}
+		}},
+		{"an amount was added twice", "is in hall/sum 2 times", func(t *testing.T, h *History) {
+			first, second := twoOf(t, h, fsm.OpAdd)
+			second.Command.Txn.Then[0].Value = first.Command.Txn.Then[0].Value
+			amount, _ := strconv.ParseInt(string(first.Command.Txn.Then[0].Value), 10, 64)
+			replaceSum(h, second.Result.Rev, amount)
+		}},
+		{"an amount was acknowledged and not added", "was acknowledged at rev", func(t *testing.T, h *History) {
+			op, _ := twoOf(t, h, fsm.OpAdd)
+			op.Command.Txn.Then[0].Value = []byte("5")
+		}},
+		{"an item was appended that nobody appended", "nobody put it there", func(t *testing.T, h *History) {
+			op, _ := twoOf(t, h, fsm.OpAppend)
+			h.Ops = slices.DeleteFunc(h.Ops, func(o *Op) bool { return o == op })
+		}},
+		{"an item was appended that was never handed over", "is in hall/list at rev", func(t *testing.T, h *History) {
+			op, _ := twoOf(t, h, fsm.OpAppend)
+			op.Outcome = NotApplied
+		}},
+		{"an answer has another sum", "hall/sum is not linearizable", func(t *testing.T, h *History) {
+			op, _ := twoOf(t, h, fsm.OpAdd)
+			op.Result.Ops = slices.Clone(op.Result.Ops)
+			op.Result.Ops[0].Value = []byte("1")
+		}},
+		{"a message was told twice", "a message was told at revs", func(t *testing.T, h *History) {
+			first, second := twoOf(t, h, fsm.OpSend)
+			second.sent().Data = first.sent().Data
+			for _, s := range h.Segments {
+				for i, f := range s.Frames {
+					if f.Rev == second.Result.Rev {
+						e := copyEvent(f.Events[0])
+						e.Data = first.sent().Data
+						s.Frames[i].Frame = &fsm.Frame{Rev: f.Rev, Events: []*fsm.Event{e}}
+					}
+				}
+			}
+		}},
+		{"a message was lost", "and told at revs", func(t *testing.T, h *History) {
+			op, _ := twoOf(t, h, fsm.OpSend)
+			dropFrame(h, op.Result.Rev)
+		}},
+		{"a message was refused and told", "a message was told at rev", func(t *testing.T, h *History) {
+			op, _ := twoOf(t, h, fsm.OpSend)
+			op.Outcome, op.Result = Refused, &fsm.Result{Rev: op.Result.Rev, Refusal: &fsm.Refusal{Code: fsm.CodeLimitExceeded}}
+		}},
+		{"half a transaction was applied", "half a transaction", func(t *testing.T, h *History) {
+			op := someTransaction(t, h, func(o *Op) bool { return o.Outcome == Applied && putsOf(o.branch()) == 2 })
+			for _, s := range h.Segments {
+				for i, f := range s.Frames {
+					if f.Rev == op.Result.Rev {
+						s.Frames[i].Frame = &fsm.Frame{Rev: f.Rev, Events: []*fsm.Event{copyEvent(f.Events[0])}}
+					}
+				}
+			}
+		}},
+		{"a refused transaction was applied", "a transaction was applied at rev", func(t *testing.T, h *History) {
+			op := someTransaction(t, h, func(o *Op) bool { return o.Outcome == Applied && putsOf(o.branch()) > 0 })
+			op.Outcome, op.Result = Refused, &fsm.Result{Rev: op.Result.Rev, Refusal: &fsm.Refusal{Code: fsm.CodeConflict}}
+		}},
+		{"a transaction read what was not there", "the transactions are not linearizable", func(t *testing.T, h *History) {
+			op := someTransaction(t, h, func(o *Op) bool { return o.Outcome == Applied && readsSomething(o) })
+			op.Result.Ops = slices.Clone(op.Result.Ops)
+			for i := range op.Result.Ops {
+				if e := op.Result.Ops[i].Entry; e != nil {
+					other := *e
+					other.Version += 2
+					op.Result.Ops[i].Entry = &other
+					return
+				}
+			}
+		}},
+		{"a transaction took the wrong branch", "the transactions are not linearizable", func(t *testing.T, h *History) {
+			op := someTransaction(t, h, func(o *Op) bool {
+				return o.Outcome == Applied && !o.Result.Applied && len(o.Command.Txn.If) > 0
+			})
+			op.Command.Txn.If = []fsm.Condition{{Key: desk[0]}}
+		}},
+		{"a reader saw half a transaction", "the transactions are not linearizable", func(t *testing.T, h *History) {
+			for i := len(h.Reads) - 1; i > 0; i-- {
+				r := h.Reads[i]
+				if e := r.Entries[desk[0]]; e != nil {
+					other := *e
+					other.Version--
+					r.Entries[desk[0]] = &other
+					return
+				}
+			}
+			t.Fatal("nobody read the desk")
+		}},
+		{"a peer left twice", "and never joined", func(t *testing.T, h *History) {
+			e := peerEvent(t, h, "joined")
+			replaceEvent(h, e, func(c *fsm.Event) { c.State = "left" })
+		}},
+		{"a peer joined twice", "joins a second time", func(t *testing.T, h *History) {
+			e := peerEvent(t, h, "detached")
+			replaceEvent(h, e, func(c *fsm.Event) { c.State = "joined" })
+		}},
+		{"an entry outlives its peer", "who has left", func(t *testing.T, h *History) {
+			for _, s := range h.Segments {
+				for i, f := range s.Frames {
+					frame := &fsm.Frame{Rev: f.Rev}
+					for _, e := range f.Events {
+						if e.Type != fsm.EventDelete || e.Reason != "unbound" {
+							frame.Events = append(frame.Events, copyEvent(e))
+						}
+					}
+					s.Frames[i].Frame = frame
+				}
+			}
+		}},
+		{"an entry is bound to nobody", "who is not there", func(t *testing.T, h *History) {
+			for _, s := range h.Segments {
+				for i, f := range s.Frames {
+					for _, e := range f.Events {
+						if e.Type == fsm.EventPut && e.Entry.Bound != "" {
+							e := copyEvent(e)
+							entry := *e.Entry
+							entry.Bound, e.Entry = "nobody", &entry
+							s.Frames[i].Frame = &fsm.Frame{Rev: f.Rev, Events: []*fsm.Event{e}}
+							return
+						}
+					}
+				}
+			}
+			t.Fatal("nothing was bound")
+		}},
+		{"a peer expired early", "before the end of its TTL", func(t *testing.T, h *History) {
+			e := peerEvent(t, h, "left")
+			replaceEvent(h, e, func(c *fsm.Event) { c.Reason = "expired" })
+			h.Renewals = append(h.Renewals, Renewal{Room: lobby, Peer: e.Peer.ID, Sent: time.Minute, TTL: time.Second})
 		}},
 		{"replicas differ", "differ", func(t *testing.T, h *History) {
 			for _, nodes := range h.Hashes {
@@ -236,6 +400,10 @@ func (h *History) clone() *History {
 			txn := *cmd.Txn
 			txn.Then = slices.Clone(txn.Then)
 			for i, then := range txn.Then {
+				if then.Message != nil {
+					message := *then.Message
+					txn.Then[i].Message = &message
+				}
 				if then.If != nil && then.If.Version != nil {
 					version := *then.If.Version
 					txn.Then[i].If = &fsm.If{Version: &version}
@@ -311,6 +479,82 @@ func someCAS(t *testing.T, h *History, outcome Outcome) *Op {
 		}
 	}
 	t.Fatal("no such compare-and-set")
+	return nil
+}
+
+// twoOf are two acknowledged commands of one operation.
+func twoOf(t *testing.T, h *History, kind fsm.OpKind) (first, second *Op) {
+	t.Helper()
+	for _, op := range h.Ops {
+		if txn := op.Command.Txn; txn == nil || !txn.Single || txn.Then[0].Kind != kind || op.Outcome != Applied {
+			continue
+		}
+		if first != nil {
+			return first, op
+		}
+		first = op
+	}
+	t.Fatal("too few of them")
+	return nil, nil
+}
+
+// someTransaction is one over the desk that a test has a use for.
+func someTransaction(t *testing.T, h *History, fits func(*Op) bool) *Op {
+	t.Helper()
+	for _, op := range h.Ops {
+		if op.onDesk() && fits(op) {
+			return op
+		}
+	}
+	t.Fatal("no such transaction")
+	return nil
+}
+
+func putsOf(branch []fsm.Operation) (n int) {
+	for i := range branch {
+		if branch[i].Kind == fsm.OpPut {
+			n++
+		}
+	}
+	return n
+}
+
+func readsSomething(op *Op) bool {
+	return slices.ContainsFunc(op.Result.Ops, func(r fsm.OpResult) bool { return r.Entry != nil })
+}
+
+// replaceSum has every node have published another sum at a revision.
+func replaceSum(h *History, rev uint64, by int64) {
+	before := int64(0)
+	l, _ := h.Log()
+	for _, v := range l.keys[place{hall, sum}] {
+		if v.rev == rev {
+			break
+		}
+		before, _ = strconv.ParseInt(string(v.entry.Value), 10, 64)
+	}
+	for _, s := range h.Segments {
+		for i, f := range s.Frames {
+			if f.Rev == rev {
+				s.Frames[i].Frame = withValue(f.Frame, strconv.AppendInt(nil, before+by, 10))
+			}
+		}
+	}
+}
+
+// peerEvent is the first event of a state of a peer, by itself in its frame or not.
+func peerEvent(t *testing.T, h *History, state string) *fsm.Event {
+	t.Helper()
+	for _, s := range h.Segments {
+		for _, f := range s.Frames {
+			for _, e := range f.Events {
+				if e.Type == fsm.EventPeer && e.State == state {
+					return e
+				}
+			}
+		}
+	}
+	t.Fatalf("no peer was %s", state)
 	return nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"time"
 
@@ -57,9 +58,15 @@ func (k *Client) On(i int) *Client {
 	return k
 }
 
-// any is a running process of those it talks to; it waits for one.
+// any is a running process of those it talks to; it waits for one. Once the test
+// is over none will come: then the client's goroutine ends.
 func (k *Client) any() (*Server, *process) {
 	for {
+		select {
+		case <-k.c.over:
+			runtime.Goexit()
+		default:
+		}
 		servers := k.c.Servers()
 		s := servers[k.rng.IntN(len(servers))]
 		if k.at != nil {
@@ -171,7 +178,9 @@ func opened() *fsm.Open { return &fsm.Open{Limits: Limits, Idle: (24 * time.Hour
 
 // single makes a command of one operation.
 func single(room string, op fsm.Operation) *fsm.Command {
-	op.Store = store
+	if op.Kind != fsm.OpSend {
+		op.Store = store
+	}
 	return &fsm.Command{
 		Kind: fsm.CommandTxn, Room: room, Open: opened(),
 		Txn: &fsm.Txn{Single: true, Then: []fsm.Operation{op}},

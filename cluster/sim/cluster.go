@@ -33,7 +33,8 @@ type Cluster struct {
 	Net  *Network
 	rng  *rand.Rand // of the disks' seeds; the test's goroutine alone
 
-	closing *tasks // nodes that were killed and are being closed; one may also stop itself while the test ends
+	closing *tasks        // nodes that were killed and are being closed; one may also stop itself while the test ends
+	over    chan struct{} // closed when the test ends
 
 	mu      sync.Mutex
 	servers []*Server
@@ -54,7 +55,10 @@ func Start(t testing.TB, opts Options) *Cluster {
 		opts.Nodes = 3
 	}
 	rng := rand.New(rand.NewPCG(opts.Seed, 1))
-	c := &Cluster{t: t, opts: opts, rng: rng, closing: newTasks(), Net: NewNetwork(rand.New(rand.NewPCG(opts.Seed, 2)), opts.Net)}
+	c := &Cluster{
+		t: t, opts: opts, rng: rng, closing: newTasks(), over: make(chan struct{}),
+		Net: NewNetwork(rand.New(rand.NewPCG(opts.Seed, 2)), opts.Net),
+	}
 	t.Cleanup(c.close)
 	for range opts.Nodes {
 		c.add()
@@ -133,6 +137,7 @@ func (c *Cluster) Isolate(i int) {
 func (c *Cluster) Mend() {
 	c.t.Helper()
 	c.Net.Heal()
+	c.Net.SetConditions(c.opts.Net)
 	for _, s := range c.Servers() {
 		i := s.number()
 		c.Resume(i)
@@ -223,6 +228,7 @@ func (c *Cluster) Followers() (followers []int) {
 
 // close ends everything.
 func (c *Cluster) close() {
+	close(c.over)
 	c.Net.Heal()
 	for _, s := range c.Servers() {
 		s.Disk.Work()

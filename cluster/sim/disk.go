@@ -24,12 +24,13 @@ type Disk struct {
 	rng     *rand.Rand
 	sync    time.Duration // how long a write takes: from this to twice as much
 	hiccups float64       // probability of a write that takes fifty times as long
+	slow    int           // how many times as long every write takes
 	vol     *Volume
 }
 
 // NewDisk makes an empty disk on which a write takes about sync.
 func NewDisk(rng *rand.Rand, sync time.Duration, hiccups float64) *Disk {
-	d := &Disk{rng: rng, sync: sync, hiccups: hiccups}
+	d := &Disk{rng: rng, sync: sync, hiccups: hiccups, slow: 1}
 	d.Wipe()
 	return d
 }
@@ -68,8 +69,37 @@ func (d *Disk) Wipe() {
 // Hang makes writes hang until Work or the process's end.
 func (d *Disk) Hang() { d.Open().hang(make(chan struct{})) }
 
-// Work ends Hang and Fail.
-func (d *Disk) Work() { d.Open().hang(nil) }
+// Work ends Hang, Fail and Slow.
+func (d *Disk) Work() {
+	d.Slow(1)
+	d.Open().hang(nil)
+}
+
+// Slow makes writes take so many times as long.
+func (d *Disk) Slow(times int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.slow = times
+}
+
+// ForgetSnapshot loses the newest snapshot, if the one before and the log hold
+// everything that it held. The process must be dead.
+func (d *Disk) ForgetSnapshot() bool {
+	v := d.Open()
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	n := len(v.content.snapshots)
+	if n < 2 {
+		return false
+	}
+	for i := v.content.snapshots[n-2].meta.Index + 1; i <= v.content.snapshots[n-1].meta.Index; i++ {
+		if _, ok := v.content.logs.Get(i); !ok {
+			return false // a snapshot that was installed leaves a gap before it
+		}
+	}
+	v.content.snapshots = slices.Clone(v.content.snapshots[:n-1])
+	return true
+}
 
 // Fail makes writes to the log fail with err.
 func (d *Disk) Fail(err error) {
@@ -107,7 +137,7 @@ func (d *Disk) delay() time.Duration {
 	if d.rng.Float64() < d.hiccups {
 		delay *= 50
 	}
-	return delay
+	return delay * time.Duration(d.slow)
 }
 
 // Volume is a Disk as one process sees it: raft's three stores.

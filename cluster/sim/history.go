@@ -12,7 +12,8 @@ import (
 // History is what clients asked and were told, what watchers saw, and what every
 // node published, with times. The checkers judge it; they need nothing else.
 type History struct {
-	start time.Time
+	start   time.Time
+	Virtual time.Duration // how long it lasted
 
 	mu       sync.Mutex
 	Ops      []*Op
@@ -22,6 +23,8 @@ type History struct {
 	Renewals []Renewal
 	Grants   map[uint64]fsm.Grant           // of waits for locks, by waiter
 	Hashes   map[uint64]map[string][32]byte // of states, by raft index and node
+
+	Installed int // snapshots that replaced a running node's state
 }
 
 // NewHistory starts a history now.
@@ -111,9 +114,11 @@ type WatchItem struct {
 	Entries map[string]*fsm.Entry // of the default store
 }
 
-// Renewal is an acknowledged renewal of a lease, or the grant that began it.
+// Renewal is an acknowledged renewal of a lease, or the grant that began it: of a
+// lock, or of a peer without a socket.
 type Renewal struct {
 	Room, Key string
+	Peer      string // "" for a lock
 	Fence     uint64
 	Sent      time.Duration
 	TTL       time.Duration
@@ -145,7 +150,7 @@ func (h *History) addWatch(w *Watch) {
 
 // hashEvery is how often, in raft indexes, a node's state is hashed: all nodes
 // hash at the same indexes, those they publish at.
-const hashEvery = 16
+const hashEvery = 32
 
 // recorder follows the rings of one process, on its publishing goroutine.
 type recorder struct {
@@ -187,6 +192,9 @@ func (r *recorder) published(p *fsm.Published) {
 	}
 	r.h.mu.Unlock()
 	if p.Restored { // the rings are not those of before: begin anew
+		r.h.mu.Lock()
+		r.h.Installed++
+		r.h.mu.Unlock()
 		clear(r.open)
 	}
 	for _, change := range p.Changed {

@@ -26,7 +26,7 @@ func (k *Client) Locks(room, key string, ttl time.Duration, stop <-chan struct{}
 		}
 		switch k.rng.IntN(4) {
 		case 0: // forgets: the lease runs out; its last write must come to nothing
-			time.Sleep(ttl + 2*time.Second)
+			time.Sleep(2 * ttl)
 			k.Do(single(room, fsm.Operation{Kind: fsm.OpPut, Key: key, Value: k.value(), Fence: fence}))
 		default:
 			k.Do(single(room, fsm.Operation{Kind: fsm.OpRelease, Key: key, Fence: fence}))
@@ -58,14 +58,53 @@ func (k *Client) fenceOf(room, key string) uint64 {
 	return 0
 }
 
-// acquire asks for the lock and waits up to some seconds; 0 means that it was not
-// granted, or that the client cannot know.
+// Locks that several hold at once, in the hall.
+const (
+	library = "library" // shared, but by the keeper, who wants it alone
+	pool    = "pool"    // for two
+	keeper  = "sharer0"
+)
+
+// Shares takes locks that several may hold, writes their keys under its own fence,
+// and lets go or forgets; what it forgets is granted to nobody for a while. Until
+// stop.
+func (k *Client) Shares(room string, ttl time.Duration, stop <-chan struct{}) {
+	k.caller.Owner = k.Name
+	for ; !stopped(stop); k.pause() {
+		key, req := library, fsm.LockRequest{TTL: ttl.Milliseconds(), Shared: k.Name != keeper}
+		if k.rng.IntN(2) == 0 {
+			key, req = pool, fsm.LockRequest{TTL: ttl.Milliseconds(), Permits: 2, Delay: ttl.Milliseconds() / 2}
+		}
+		fence := k.acquireAs(room, key, req)
+		if fence == 0 {
+			continue
+		}
+		for range 1 + k.rng.IntN(3) {
+			k.pause()
+			k.Do(single(room, fsm.Operation{Kind: fsm.OpPut, Key: key, Value: k.value(), Fence: fence}))
+		}
+		if k.rng.IntN(3) == 0 {
+			continue // forgets
+		}
+		k.Do(single(room, fsm.Operation{Kind: fsm.OpRelease, Key: key, Fence: fence}))
+		k.Do(single(room, fsm.Operation{Kind: fsm.OpPut, Key: key, Value: k.value(), Fence: fence}))
+	}
+}
+
+// acquire asks for a lock for itself alone.
 func (k *Client) acquire(room, key string, ttl time.Duration) (fence uint64) {
+	return k.acquireAs(room, key, fsm.LockRequest{TTL: ttl.Milliseconds()})
+}
+
+// acquireAs asks for a lock and waits for twice its TTL; 0 means that it was not
+// granted, or that the client cannot know.
+func (k *Client) acquireAs(room, key string, req fsm.LockRequest) (fence uint64) {
 	_, p := k.any()
+	ttl := time.Duration(req.TTL) * time.Millisecond
 	cmd := &fsm.Command{
 		Kind: fsm.CommandAcquire, Room: room, Open: opened(),
 		Acquire: &fsm.Acquire{
-			Store: store, Key: key, Wait: 4000, Lock: fsm.LockRequest{TTL: ttl.Milliseconds()},
+			Store: store, Key: key, Wait: (2 * ttl).Milliseconds(), Lock: req,
 			Node: p.node.ID(), Incarnation: p.node.Incarnation(), Waiter: string(k.value()),
 		},
 	}
@@ -80,7 +119,7 @@ func (k *Client) acquire(room, key string, ttl time.Duration) (fence uint64) {
 	}
 	// Queued: the end of the wait is a fact of the log that every node tells.
 	waiter, fence := op.Result.Waiter, uint64(0)
-	until := k.h.Now() + 8*time.Second
+	until := k.h.Now() + 4*ttl
 	for fence == 0 && k.h.Now() < until {
 		time.Sleep(20 * time.Millisecond)
 		_, p := k.any()
@@ -94,8 +133,8 @@ func (k *Client) acquire(room, key string, ttl time.Duration) (fence uint64) {
 			for _, w := range l.Queue {
 				mine = mine || w.ID == waiter
 			}
-			if len(l.Holders) > 0 && l.Holders[0].Owner == k.caller.LockOwner() {
-				fence = l.Holders[0].Fence
+			if h := l.Holder(k.caller.LockOwner()); h != nil {
+				fence = h.Fence
 			}
 		}
 		if !mine && fence == 0 {

@@ -21,12 +21,17 @@ type Conditions struct {
 	Reset         float64       // a message on the node channel breaks its connection
 }
 
-// LAN is a good network, Rough one where things go wrong all the time.
+// LAN is a good network, Rough one where things go wrong all the time, Lossy one
+// that hardly is one.
 var (
 	LAN   = Conditions{Delay: 200 * time.Microsecond, Jitter: 300 * time.Microsecond}
 	Rough = Conditions{
 		Delay: 500 * time.Microsecond, Jitter: 4 * time.Millisecond,
 		Spike: 0.01, Loss: 0.005, Duplicate: 0.01, Reset: 0.002,
+	}
+	Lossy = Conditions{
+		Delay: time.Millisecond, Jitter: 15 * time.Millisecond,
+		Spike: 0.05, Loss: 0.05, Duplicate: 0.1, Reset: 0.03,
 	}
 )
 

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"context"
 	"time"
 
 	"conclave/fsm"
@@ -14,22 +15,34 @@ func (k *Client) Visits(room string, stop <-chan struct{}) {
 		_, p := k.any()
 		k.caller = fsm.Caller{User: k.Name}
 		key := string(k.value())
+		join := &fsm.Join{Key: key, Node: p.node.ID(), Incarnation: p.node.Incarnation()}
+		if k.rng.IntN(4) == 0 { // without a socket
+			join = &fsm.Join{Key: key, TTL: peerTTL.Milliseconds()}
+		}
+		sent := k.h.Now()
 		op := k.Do(&fsm.Command{
-			Kind: fsm.CommandJoin, Room: room, Open: &fsm.Open{Limits: Limits, Grace: 1000},
-			Join: &fsm.Join{Key: key, Node: p.node.ID(), Incarnation: p.node.Incarnation()},
+			Kind: fsm.CommandJoin, Room: room, Open: &fsm.Open{Limits: Limits, Grace: 1000}, Join: join,
 		})
 		if op.Outcome != Applied {
 			continue
 		}
 		v := &visit{Client: k, room: room, session: op.Result.Session, peer: op.Result.Peer, key: key}
 		k.caller = fsm.Caller{Kind: fsm.CallerPeer, Peer: v.peer, Gen: op.Result.Gen, User: k.Name}
+		if v.socketless = join.TTL > 0; v.socketless {
+			k.caller.Gen = 0
+			v.aliveSince(sent)
+		}
 		for v.live() && k.rng.IntN(8) > 0 {
 			k.pause()
 			v.step()
 		}
 		k.caller.Gen = 0 // whatever became of the socket
 		v.do(&fsm.Command{Kind: fsm.CommandLeave, Target: v.peer, Reason: "left"})
-		// A write of a session that may be over: it must not reach the next.
+		// A write of a session that may be over: it must not reach the next, be it the
+		// peer's or its server's.
+		if k.rng.IntN(2) == 0 {
+			k.caller = fsm.Caller{User: k.Name}
+		}
 		v.do(&fsm.Command{Kind: fsm.CommandTxn, Txn: &fsm.Txn{
 			Single: true, Then: []fsm.Operation{{Kind: fsm.OpPut, Store: store, Key: "late", Value: k.value()}},
 		}})
@@ -40,7 +53,30 @@ func (k *Client) Visits(room string, stop <-chan struct{}) {
 type visit struct {
 	*Client
 	room, session, peer, key string
+	socketless               bool // it is kept alive by itself
 	over                     bool // it was told that the session, or the peer, is gone
+}
+
+// peerTTL is that of peers without a socket.
+const peerTTL = 1500 * time.Millisecond
+
+func (v *visit) aliveSince(sent time.Duration) {
+	v.h.addRenewal(Renewal{Room: v.room, Peer: v.peer, Sent: sent, TTL: peerTTL})
+}
+
+// keepAlive puts off the end of a peer without a socket.
+func (v *visit) keepAlive() {
+	_, p := v.any()
+	ctx, cancel := context.WithTimeout(context.Background(), peerTTL)
+	defer cancel()
+	sent := v.h.Now()
+	_, err := p.node.Renew(ctx, fsm.LeaseRef{Room: v.room, Session: v.session, Peer: v.peer})
+	if err == nil && !p.dead() {
+		v.aliveSince(sent)
+	}
+	if _, refused := err.(*fsm.Refusal); refused {
+		v.over = true
+	}
 }
 
 func (v *visit) live() bool { return !v.over }
@@ -59,9 +95,14 @@ func (v *visit) do(cmd *fsm.Command) *Op {
 
 // step does one thing that a peer does.
 func (v *visit) step() {
+	if v.socketless && v.rng.IntN(3) > 0 {
+		v.keepAlive()
+	}
 	switch v.rng.IntN(8) {
 	case 0:
-		v.reconnect()
+		if !v.socketless {
+			v.reconnect()
+		}
 	case 1:
 		v.do(&fsm.Command{Kind: fsm.CommandTxn, Txn: &fsm.Txn{Single: true, Then: []fsm.Operation{
 			{Kind: fsm.OpPut, Store: store, Key: "hand/" + v.peer, Value: v.value(), Bind: v.peer},

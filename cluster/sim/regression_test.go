@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"conclave/cluster"
+	"conclave/fsm"
 )
 
 // Faults of what we build on, and of others in our place. docs/testing.md lists them.
@@ -128,6 +129,25 @@ func TestRegression_raft696_ATransferToAnybody(t *testing.T) {
 				t.Errorf("leadership and the next write took %v", took)
 			}
 			c.Restart(dead)
+			c.AwaitReady()
+		}
+	})
+}
+
+// TestRegression_ClosedWhileHandingOver: a node whose disk is slow is closed while it
+// leads, and gives its hand-over up before raft gets to it. A raft that is shut down
+// forgets what it was asked, and whoever waited for the answer waited for ever; a
+// bubble that leaves a goroutine behind fails.
+func TestRegression_ClosedWhileHandingOver(t *testing.T) {
+	inBubble(t, ordinary(405), func(t *testing.T, c *Cluster, h *History) {
+		for range 8 {
+			leader := c.settled()
+			s := c.Server(leader)
+			s.Disk.Slow(5000)
+			s.Node().NewLane().Submit(single(hall, fsm.Operation{Kind: fsm.OpPut, Key: "k", Value: []byte("1")}), func(*fsm.Result, error) {})
+			time.Sleep(10 * time.Millisecond) // raft writes
+			c.Kill(leader)
+			c.Mend()
 			c.AwaitReady()
 		}
 	})

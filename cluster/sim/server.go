@@ -23,6 +23,7 @@ type Server struct {
 
 	mu   sync.Mutex
 	proc *process      // nil while down
+	doom *process      // may stop itself: its disk is broken
 	skew time.Duration // of the wall clock
 }
 
@@ -116,12 +117,24 @@ func (c *Cluster) fatal(s *Server, p *process, err error) {
 		return // it was dead already
 	default:
 	}
-	if c.opts.Fatal == nil {
-		c.t.Errorf("%s stopped itself: %v", s.Name, err)
-	} else {
+	s.mu.Lock()
+	doomed := s.doom == p
+	s.mu.Unlock()
+	switch {
+	case c.opts.Fatal != nil:
 		c.opts.Fatal(s.Name, err)
+	case !doomed:
+		c.t.Errorf("%s stopped itself: %v", s.Name, err)
 	}
 	s.kill(p)
+}
+
+// Doom says that a node's process is to stop itself, because its disk will break.
+func (c *Cluster) Doom(i int) {
+	s := c.Server(i)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.doom = s.proc
 }
 
 // Kill ends a node's process as SIGKILL does: nothing it had not synced or sent

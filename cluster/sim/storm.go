@@ -9,15 +9,19 @@ import (
 	"time"
 
 	"conclave/cluster"
+	"conclave/fsm"
 )
 
-// Storm is a workload under a random schedule of faults.
+// Storm is a workload under a schedule of faults.
 type Storm struct {
 	Seed     uint64
 	Duration time.Duration // of the faults
 	Calm     bool          // no faults: the workload alone
 	Wipes    bool          // disks are wiped too, one at a time
 	Moves    bool          // nodes join and others leave for good, one at a time
+	Compact  bool          // short faults in quick succession, and part of the workload: for many seeds
+	Schedule Schedule      // instead of the one drawn from the seed, if not nil
+	Roles    []string      // who takes part, if not nil
 }
 
 // Rooms and keys of the workload.
@@ -27,35 +31,148 @@ const (
 	stage = "stage" // the locked key, in the hall
 )
 
+// pace is that of the storm's faults.
+func (s Storm) pace() pace {
+	if s.Compact {
+		return pace{calm: 600 * time.Millisecond, fault: 1200 * time.Millisecond}
+	}
+	return pace{calm: 4 * time.Second, fault: 6 * time.Second}
+}
+
+// configure sets a node's timeouts to fit the storm, and, with short, has it keep so
+// little of its log that snapshots are taken, and installed in who was away.
+func (s Storm) configure(timeout time.Duration, short bool) func(*cluster.Config) {
+	return func(cfg *cluster.Config) {
+		cfg.Timeout, cfg.DiskLimit = timeout, s.pace().diskLimit()
+		if s.Compact {
+			cfg.Deadline = time.Second
+		}
+		if short {
+			cfg.SnapshotThreshold, cfg.TrailingLogs = 100, 20
+			if s.Compact {
+				cfg.SnapshotThreshold, cfg.TrailingLogs = 30, 10
+			}
+		}
+	}
+}
+
+// role is a part of the workload: so many clients who do one thing.
+type role struct {
+	name  string
+	many  int
+	plays func(k *Client, i int, stop <-chan struct{})
+}
+
+// cast is who takes part in the storm: everybody, or in a compact one some, by the
+// seed.
+func (s Storm) cast() []role {
+	ttl := 2 * time.Second
+	if s.Compact {
+		ttl = 500 * time.Millisecond
+	}
+	all := []role{
+		{"register", 3, func(k *Client, _ int, stop <-chan struct{}) { k.Registers(hall, []string{"a", "b", "c"}, stop) }},
+		{"hallwatch", 2, func(k *Client, _ int, stop <-chan struct{}) { k.Watches(hall, stop) }},
+		{"locker", 3, func(k *Client, _ int, stop <-chan struct{}) { k.Locks(hall, stage, ttl, stop) }},
+		{"intruder", 1, func(k *Client, _ int, stop <-chan struct{}) { k.Intrudes(hall, stage, stop) }},
+		{"visitor", 3, func(k *Client, _ int, stop <-chan struct{}) { k.Visits(lobby, stop) }},
+		{"lobbywatch", 2, func(k *Client, _ int, stop <-chan struct{}) { k.Watches(lobby, stop) }},
+		{"lane", 2, func(k *Client, i int, stop <-chan struct{}) {
+			k.think = 150 * time.Millisecond
+			k.Pipeline(hall, fmt.Sprint("lane", i), stop)
+		}},
+		{"teller", 2, func(k *Client, _ int, stop <-chan struct{}) { k.Tallies(hall, stop) }},
+		{"sharer", 3, func(k *Client, _ int, stop <-chan struct{}) { k.Shares(hall, ttl, stop) }},
+		{"notary", 3, func(k *Client, _ int, stop <-chan struct{}) { k.Transacts(hall, stop) }},
+	}
+	switch {
+	case s.Roles != nil:
+		return slices.DeleteFunc(all, func(r role) bool { return !slices.Contains(s.Roles, r.name) })
+	case !s.Compact:
+		return all
+	}
+	// Registers and a watcher always, and two more parts with who belongs to them.
+	rng := rand.New(rand.NewPCG(s.Seed, 5))
+	parts := [][]role{all[2:4], all[4:6], all[6:7], all[7:8], all[8:9], all[9:10]}
+	cast := slices.Clone(all[:2])
+	for _, i := range rng.Perm(len(parts))[:2] {
+		cast = append(cast, parts[i]...)
+	}
+	for i := range cast {
+		if cast[i].name != "sharer" { // a keeper and two more
+			cast[i].many = min(cast[i].many, 2)
+		}
+	}
+	cast[1].many = 1
+	return cast
+}
+
 // Run runs the workload on a cluster until the faults have ended and everything
-// is mended, and waits until all nodes have all of it.
+// is mended, and waits until all nodes have all of it, and the same.
 func (s Storm) Run(c *Cluster, h *History) {
 	c.t.Helper()
 	stop := make(chan struct{})
+	think := 100 * time.Millisecond
+	if s.Compact {
+		think = 150 * time.Millisecond
+	}
 	var clients sync.WaitGroup
-	start := func(name string, run func(k *Client)) { clients.Go(func() { run(c.NewClient(h, name)) }) }
-	for i := range 3 {
-		start(fmt.Sprint("register", i), func(k *Client) { k.Registers(hall, []string{"a", "b", "c"}, stop) })
-		start(fmt.Sprint("locker", i), func(k *Client) { k.Locks(hall, stage, 2*time.Second, stop) })
-		start(fmt.Sprint("visitor", i), func(k *Client) { k.Visits(lobby, stop) })
+	for _, role := range s.cast() {
+		for i := range role.many {
+			clients.Go(func() {
+				k := c.NewClient(h, fmt.Sprint(role.name, i))
+				k.think = think
+				role.plays(k, i, stop)
+			})
+		}
 	}
-	for i := range 2 {
-		start(fmt.Sprint("lane", i), func(k *Client) {
-			k.think = 150 * time.Millisecond
-			k.Pipeline(hall, fmt.Sprint("lane", i), stop)
-		})
-		start(fmt.Sprint("hallwatch", i), func(k *Client) { k.Watches(hall, stop) })
-		start(fmt.Sprint("lobbywatch", i), func(k *Client) { k.Watches(lobby, stop) })
+	schedule := s.Schedule
+	if schedule == nil {
+		schedule = s.draw()
 	}
-	start("intruder", func(k *Client) { k.Intrudes(hall, stage, stop) })
-
-	s.faults(c)
+	if s.Calm {
+		time.Sleep(s.Duration)
+	}
+	s.faults(c, schedule)
 	c.Mend()
 	c.AwaitReady()
-	time.Sleep(2 * time.Second) // some work after the storm
+	time.Sleep(s.pace().fault / 3) // some work after the storm
 	close(stop)
 	clients.Wait()
 	c.Settle()
+	c.compare(h)
+}
+
+// compare notes the states of all nodes, once all have the same entries: they have
+// to be equal.
+func (c *Cluster) compare(h *History) {
+	c.t.Helper()
+	var views map[string]*fsm.View
+	c.Await("all nodes to be at one index", func() bool {
+		views = map[string]*fsm.View{}
+		var index uint64
+		for _, s := range c.Servers() {
+			node := s.Node()
+			if node == nil {
+				return false
+			}
+			view := node.View()
+			if index != 0 && view.Index() != index {
+				return false
+			}
+			index, views[s.Name] = view.Index(), view
+		}
+		return true
+	})
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for name, view := range views {
+		if h.Hashes[view.Index()] == nil {
+			h.Hashes[view.Index()] = map[string][32]byte{}
+		}
+		h.Hashes[view.Index()][name] = view.Hash()
+	}
+	h.Virtual = h.Now()
 }
 
 // Settle waits until all nodes have applied the same.
@@ -75,123 +192,6 @@ func (c *Cluster) Settle() {
 	})
 }
 
-// faults makes one trouble after the other, with some calm between.
-func (s Storm) faults(c *Cluster) {
-	rng := rand.New(rand.NewPCG(s.Seed, 3))
-	for begin := time.Now(); time.Since(begin) < s.Duration; {
-		time.Sleep(time.Duration(rng.Int64N(int64(4 * time.Second))))
-		if s.Calm {
-			continue
-		}
-		if s.Wipes && rng.IntN(3) == 0 {
-			s.wipe(c, c.Servers()[rng.IntN(len(c.Servers()))].number())
-			continue
-		}
-		if s.Moves && rng.IntN(3) == 0 {
-			s.move(c, rng)
-			continue
-		}
-		s.trouble(c, rng)
-		time.Sleep(time.Duration(rng.Int64N(int64(6 * time.Second))))
-		c.Mend()
-	}
-}
-
-// wipe has a node lose its disk, and waits until it is a voter again: another
-// fault before could cost the majority.
-func (s Storm) wipe(c *Cluster, i int) {
-	c.AwaitReady()
-	c.Kill(i)
-	c.Wipe(i)
-	time.Sleep(time.Second)
-	c.Restart(i)
-	c.AwaitVoter(i)
-}
-
-// move has a new node take the place of another, the leader as often as not, by
-// the word of any node; it asks again until it is done.
-func (s Storm) move(c *Cluster, rng *rand.Rand) {
-	c.AwaitReady()
-	servers := c.Servers()
-	leaves := servers[rng.IntN(len(servers))].number()
-	if rng.IntN(2) == 0 {
-		leaves = c.Leader()
-	}
-	comes := c.Add()
-	name, addr := c.Server(comes).Name, c.Net.Addr(c.Server(comes).Name)
-	ask := func(what string, f func(ctx context.Context, n *cluster.Node) error, done func(cluster.Status) bool) {
-		c.Await(what, func() bool {
-			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-			defer cancel()
-			node := servers[rng.IntN(len(servers))].Node()
-			if node == nil {
-				return false
-			}
-			f(ctx, node)
-			leader := c.Node(c.Leader())
-			return leader != nil && done(leader.Status(ctx))
-		})
-	}
-	ask(name+" to be added", func(ctx context.Context, n *cluster.Node) error { return n.AddMember(ctx, name, addr, false, 0) },
-		func(st cluster.Status) bool { return member(st, name) })
-	c.AwaitVoter(comes)
-	gone := c.Server(leaves).Name
-	ask(gone+" to be removed", func(ctx context.Context, n *cluster.Node) error { return n.RemoveMember(ctx, gone, false, 0) },
-		func(st cluster.Status) bool { return !member(st, gone) })
-	c.Retire(leaves)
-}
-
 func member(st cluster.Status, name string) bool {
 	return slices.ContainsFunc(st.Members, func(m cluster.Member) bool { return m.ID == name })
-}
-
-// trouble begins one fault.
-func (s Storm) trouble(c *Cluster, rng *rand.Rand) {
-	servers := c.Servers()
-	victim := servers[rng.IntN(len(servers))].number()
-	if rng.IntN(2) == 0 {
-		victim = c.Leader()
-	}
-	other := victim
-	for other == victim {
-		other = servers[rng.IntN(len(servers))].number()
-	}
-	switch rng.IntN(11) {
-	case 0, 1:
-		c.Kill(victim)
-	case 2:
-		c.Isolate(victim)
-	case 3:
-		c.Net.Cut(c.Server(victim).Name, c.Server(other).Name)
-	case 4:
-		c.Pause(victim)
-	case 5:
-		c.Skew(victim, time.Duration(rng.IntN(7200)-3600)*time.Second)
-		c.Kill(other)
-	case 6: // a power cut for all
-		for _, server := range servers {
-			c.Kill(server.number())
-		}
-	case 7:
-		c.Stop(victim)
-	case 8:
-		if node := c.Node(victim); node != nil {
-			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-			node.Transfer(ctx, c.Server(other).Name)
-			cancel()
-		}
-	case 9: // a firewall that rejects
-		c.Net.Sever(c.Server(victim).Name, c.Server(other).Name)
-		if rng.IntN(2) == 0 {
-			c.Net.Sever(c.Server(other).Name, c.Server(victim).Name)
-		}
-	case 10: // connections break that can be made again
-		for range 20 {
-			for _, server := range servers {
-				c.Net.Reset(server.Name, c.Server(victim).Name)
-				c.Net.Reset(c.Server(victim).Name, server.Name)
-			}
-			time.Sleep(50 * time.Millisecond)
-		}
-	}
 }

@@ -4,28 +4,18 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
-
-	"conclave/cluster"
 )
 
-// seeds are the fixed ones of the ordinary suite; SEEDS=n runs the first n, and
+// seeds are the fixed ones of the ordinary suite; STORMS=n runs the first n, and
 // SEED=n that one alone.
 func seeds(t *testing.T, fixed int) (list []uint64) {
-	if s := os.Getenv("SEED"); s != "" {
-		seed, err := strconv.ParseUint(s, 10, 64)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return []uint64{seed}
+	if seed := number(t, "SEED"); seed > 0 {
+		return []uint64{uint64(seed)}
 	}
-	if s := os.Getenv("SEEDS"); s != "" {
-		n, err := strconv.Atoi(s)
-		if err != nil {
-			t.Fatal(err)
-		}
+	if n := number(t, "STORMS"); n > 0 {
 		fixed = n
 	}
 	for seed := range fixed {
@@ -34,29 +24,64 @@ func seeds(t *testing.T, fixed int) (list []uint64) {
 	return list
 }
 
-// storm runs a workload under faults in virtual time and judges its history,
-// outside the bubble.
+// number is an environment variable's, 0 if it is not set.
+func number(t *testing.T, name string) int {
+	t.Helper()
+	s := os.Getenv(name)
+	if s == "" {
+		return 0
+	}
+	n, err := strconv.Atoi(s)
+	if err != nil || n < 0 {
+		t.Fatalf("%s=%s: want a whole number", name, s)
+	}
+	return n
+}
+
+// storm runs a storm in virtual time and judges its history. Of one that fails it
+// says which faults it takes.
 func storm(t *testing.T, s Storm, opts Options) *History {
 	t.Helper()
-	var h *History
 	began := time.Now()
-	synctest.Test(t, func(t *testing.T) {
-		h = NewHistory()
-		opts.Seed, opts.History = s.Seed, h
-		s.Run(Start(t, opts), h)
-	})
-	ran := time.Since(began)
-	complain(t, s.Seed, h.Check())
-	counts := map[Outcome]int{}
-	for _, op := range h.Ops {
-		counts[op.Outcome]++
-	}
-	t.Logf("seed %d: %v in %v, checked in %v: %v, %d reads, %d grants, %d frames", s.Seed, s.Duration, ran.Round(time.Millisecond),
-		(time.Since(began) - ran).Round(time.Millisecond), counts, len(h.Reads), len(h.Grants), frames(h))
+	h, wrong := Trial(t, s, opts)
+	took := time.Since(began)
+	report(t, s, opts, wrong)
+	counts := h.outcomes()
+	t.Logf("seed %d: %v of faults, %v of virtual time in %v: %v, %d reads, %d grants, %d frames", s.Seed, s.Duration, h.Virtual.Round(time.Second),
+		took.Round(time.Millisecond), counts, len(h.Reads), len(h.Grants), frames(h))
 	if counts[Applied] < 100 || len(h.Reads) < 20 {
 		t.Errorf("seed %d: too little happened to say anything", s.Seed)
 	}
 	return h
+}
+
+// report fails the test of a storm that failed, with the seed and as few faults as
+// still make it fail.
+func report(t *testing.T, s Storm, opts Options, wrong []error) {
+	t.Helper()
+	if len(wrong) == 0 {
+		return
+	}
+	complain(t, s.Seed, wrong)
+	trials := 12
+	if s.Compact {
+		trials = 60
+	}
+	part := Shrink(t, s, opts, trials)
+	var kept []string
+	for _, f := range part {
+		kept = append(kept, strconv.Itoa(f.N))
+	}
+	t.Errorf("again: SEED=%d go test -run '%s' ./cluster/sim; these faults alone, with FAULTS=%s, made it fail too, or nothing less did:\n%v",
+		s.Seed, t.Name(), strings.Join(kept, ","), part)
+}
+
+func (h *History) outcomes() map[Outcome]int {
+	counts := map[Outcome]int{}
+	for _, op := range h.Ops {
+		counts[op.Outcome]++
+	}
+	return counts
 }
 
 // complain fails a test with the first of some errors.
@@ -78,64 +103,36 @@ func frames(h *History) (n int) {
 	return n
 }
 
-// TestStorm runs everything at once under every fault: G1 to G11 hold. With every
-// other seed everything is four times as hasty, so that snapshots happen too.
-func TestStorm(t *testing.T) {
-	for _, seed := range seeds(t, 3) {
+// storms runs one kind of storm with some seeds. With every other seed everything is
+// four times as hasty, and logs are short, so that snapshots happen too.
+func storms(t *testing.T, fixed int, s Storm, net Conditions, sync time.Duration, hiccups float64) {
+	t.Helper()
+	for _, seed := range seeds(t, fixed) {
 		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
-			storm(t, Storm{Seed: seed, Duration: 30 * time.Second}, Options{
-				Net: Rough, Sync: time.Millisecond, Hiccups: 0.01, Configure: hasty(seed%2 == 0),
-			})
+			s.Seed, s.Duration = seed, 30*time.Second
+			hasty, timeout := seed%2 == 0, time.Second
+			if hasty {
+				timeout = 250 * time.Millisecond
+			}
+			storm(t, s, Options{Net: net, Sync: sync, Hiccups: hiccups, Configure: s.configure(timeout, hasty)})
 		})
 	}
 }
 
-// hasty shortens timeouts and logs.
-func hasty(yes bool) func(*cluster.Config) {
-	return func(cfg *cluster.Config) {
-		if yes {
-			cfg.Timeout, cfg.SnapshotThreshold, cfg.TrailingLogs = 250*time.Millisecond, 100, 20
-		}
-	}
-}
+// TestStorm runs everything at once under every fault: G1 to G11 hold.
+func TestStorm(t *testing.T) { storms(t, 3, Storm{}, Rough, time.Millisecond, 0.01) }
 
 // TestStorm_Lossy runs it on a network that is hardly one.
-func TestStorm_Lossy(t *testing.T) {
-	for _, seed := range seeds(t, 1) {
-		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
-			storm(t, Storm{Seed: 1000 + seed, Duration: 30 * time.Second}, Options{
-				Net: Conditions{
-					Delay: time.Millisecond, Jitter: 15 * time.Millisecond,
-					Spike: 0.05, Loss: 0.05, Duplicate: 0.1, Reset: 0.03,
-				},
-				Sync: 3 * time.Millisecond, Hiccups: 0.02, Configure: hasty(seed%2 == 0),
-			})
-		})
-	}
-}
+func TestStorm_Lossy(t *testing.T) { storms(t, 1, Storm{}, Lossy, 3*time.Millisecond, 0.02) }
 
 // TestStorm_Wipes has nodes lose their disks as well, and come back as members
 // that were never there before.
-func TestStorm_Wipes(t *testing.T) {
-	for _, seed := range seeds(t, 1) {
-		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
-			storm(t, Storm{Seed: 2000 + seed, Duration: 30 * time.Second, Wipes: true}, Options{
-				Net: Rough, Sync: time.Millisecond, Hiccups: 0.01, Configure: hasty(seed%2 == 0),
-			})
-		})
-	}
-}
+func TestStorm_Wipes(t *testing.T) { storms(t, 1, Storm{Wipes: true}, Rough, time.Millisecond, 0.01) }
 
 // TestStorm_Moves has nodes leave for good and new ones take their places, which
 // may lose their disks in turn.
 func TestStorm_Moves(t *testing.T) {
-	for _, seed := range seeds(t, 1) {
-		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
-			storm(t, Storm{Seed: 3000 + seed, Duration: 30 * time.Second, Moves: true, Wipes: true}, Options{
-				Net: Rough, Sync: time.Millisecond, Hiccups: 0.01, Configure: hasty(seed%2 == 0),
-			})
-		})
-	}
+	storms(t, 1, Storm{Moves: true, Wipes: true}, Rough, time.Millisecond, 0.01)
 }
 
 // TestStorm_Calm runs the same workload without a fault.

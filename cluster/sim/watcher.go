@@ -49,6 +49,11 @@ func (k *Client) follow(w *Watch, p *process, at *position, stop <-chan struct{}
 	})
 	defer remove()
 	leave := time.After(time.Duration(k.rng.Int64N(int64(6 * time.Second))))
+	page := 64 << 10
+	slow := k.rng.IntN(4) == 0 // reads late, and one frame at a time
+	if slow {
+		page = 1
+	}
 	ring := p.node.Ring(w.Room)
 	for {
 		if ring == nil || ring.Session() != at.session {
@@ -59,7 +64,7 @@ func (k *Client) follow(w *Watch, p *process, at *position, stop <-chan struct{}
 			}
 		}
 		if ring != nil {
-			frames, more, ok := ring.After(at.rev, p.node.View().Rev(), 64<<10)
+			frames, more, ok := ring.After(at.rev, p.node.View().Rev(), page)
 			if !ok {
 				at.session = ""
 				continue
@@ -78,6 +83,9 @@ func (k *Client) follow(w *Watch, p *process, at *position, stop <-chan struct{}
 		}
 		select {
 		case <-wake:
+			if slow {
+				time.Sleep(time.Duration(k.rng.Int64N(int64(10 * k.think))))
+			}
 			if ring == nil {
 				ring = p.node.Ring(w.Room)
 			}
