@@ -8,6 +8,7 @@ import (
 	"hash/fnv"
 	"io"
 	"os"
+	"slices"
 )
 
 // checkBolt reads a bolt file from end to end before bolt does, and finds what
@@ -33,8 +34,15 @@ func checkBolt(path string, visit func(bucket, key, value []byte) error) (err er
 	}
 	f := &boltFile{file: file, size: info.Size(), seen: map[uint64]bool{}}
 	root, err := f.metas()
+	var buckets []string
 	if err == nil {
-		err = f.page(root, bounds{}, func(key, value []byte, bucket bool) error { return f.bucket(key, value, bucket, visit) })
+		err = f.page(root, bounds{}, func(key, value []byte, bucket bool) error {
+			buckets = append(buckets, string(key))
+			return f.bucket(key, value, bucket, visit)
+		})
+	}
+	if err == nil && !slices.Equal(buckets, boltBuckets) {
+		err = fmt.Errorf("it has the buckets %q, not %q", buckets, boltBuckets)
 	}
 	if err != nil {
 		return &DamagedError{path, err}
@@ -64,6 +72,9 @@ const (
 	boltMetaFlag   = 0x04
 	maxBoltPage    = 64 << 10
 )
+
+// boltBuckets are what raft-boltdb makes, in order. It would make one anew that is gone.
+var boltBuckets = []string{"conf", "logs"}
 
 var (
 	errBoltShort = errors.New("the file is cut short")

@@ -46,7 +46,7 @@ func (h *history) String() string {
 }
 
 // startHistory starts a client at each node, with the mixed load of the same room.
-func (c *testCluster) startHistory(room string, seed uint64) *history {
+func (c *testCluster) startHistory(room string, pace time.Duration, seed uint64) *history {
 	h := &history{t: c.t, room: room, start: time.Now(), ops: map[string][]porcupine.Operation{}}
 	ctx, stop := context.WithCancel(c.t.Context())
 	h.stop = stop
@@ -57,7 +57,7 @@ func (c *testCluster) startHistory(room string, seed uint64) *history {
 			asker := &asker{h: h, id: id, http: n.http1(), rng: rand.New(rand.NewPCG(seed, uint64(id)))}
 			h.done.Go(func() {
 				defer asker.http.Close()
-				for ; ctx.Err() == nil; pause(ctx, 30*time.Millisecond) {
+				for ; ctx.Err() == nil; pause(ctx, pace) {
 					if !asker.ask(ctx) {
 						pause(ctx, 200*time.Millisecond) // its node is out of order
 					}

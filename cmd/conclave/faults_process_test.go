@@ -13,7 +13,7 @@ func TestG1_G2_faults_of_processes(t *testing.T) {
 		n.signal(syscall.SIGSTOP)
 		return func() { n.signal(syscall.SIGCONT) }
 	}
-	tr.run(
+	tr.run(2,
 		mishap{"the leader is killed", func() func() {
 			n := tr.leader()
 			n.kill()

@@ -68,20 +68,24 @@ func startTrial(c *testCluster) *trial {
 	for i := range c.nodes {
 		tr.watched = append(tr.watched, c.witness(tr.room, i))
 	}
-	tr.mix = c.startMix(tr.room, 1, 40*time.Millisecond)
-	tr.history = c.startHistory(tr.room, tr.rng.Uint64())
+	pace := 100 * time.Millisecond
+	if os.Getenv("ROUNDS") != "" {
+		pace = 30 * time.Millisecond
+	}
+	tr.mix = c.startMix(tr.room, 1, pace)
+	tr.history = c.startHistory(tr.room, pace, tr.rng.Uint64())
 	for i := range c.nodes {
-		tr.appends = append(tr.appends, tr.startAppender(i))
+		tr.appends = append(tr.appends, tr.startAppender(i, pace))
 	}
 	tr.mix.steady("")
 	return tr
 }
 
-// run makes the faults one by one: each once in an order of the seed's, or as many
+// run makes faults one by one, in an order of the seed's: a few of them, or as many
 // as ROUNDS says.
-func (tr *trial) run(mishaps ...mishap) {
+func (tr *trial) run(few int, mishaps ...mishap) {
 	tr.t.Helper()
-	for round := range rounds(tr.t, len(mishaps)) {
+	for round := range rounds(tr.t, few) {
 		if round%len(mishaps) == 0 {
 			tr.rng.Shuffle(len(mishaps), func(i, j int) { mishaps[i], mishaps[j] = mishaps[j], mishaps[i] })
 		}
@@ -217,11 +221,11 @@ const perList = 300
 
 func listKey(n int) string { return fmt.Sprintf("list-%d", n/perList) }
 
-func (tr *trial) startAppender(i int) *appender {
+func (tr *trial) startAppender(i int, pace time.Duration) *appender {
 	a := &appender{id: i, acked: map[string][]int{}, open: map[string]int{}}
 	h, ctx := tr.http(i), tr.mix.ctx
 	tr.mix.done.Go(func() {
-		for n := 0; ctx.Err() == nil; pause(ctx, 60*time.Millisecond) {
+		for n := 0; ctx.Err() == nil; pause(ctx, pace) {
 			item := n*100 + i
 			key := listKey(n)
 			if _, err := h.Append(ctx, tr.room, key, []int{item}, false, client.WriteParams{}); err != nil {

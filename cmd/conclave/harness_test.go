@@ -59,15 +59,18 @@ func eventually(t *testing.T, what string, condition func() bool) {
 	}
 }
 
-// within looks at a condition again and again, and reports whether it came true.
+// within looks at a condition again and again, the more seldom the longer it takes,
+// and reports whether it came true.
 func within(limit time.Duration, condition func() bool) bool {
-	for deadline := time.Now().Add(limit); ; time.Sleep(20 * time.Millisecond) {
+	for begun := time.Now(); ; {
 		if condition() {
 			return true
 		}
-		if time.Now().After(deadline) {
+		waited := time.Since(begun)
+		if waited > limit {
 			return false
 		}
+		time.Sleep(min(20*time.Millisecond+waited/20, 200*time.Millisecond))
 	}
 }
 
@@ -79,6 +82,7 @@ type testNode struct {
 	within         []string // what the process is started by, in place of this one
 	data           string
 	log            lockedBuffer
+	began          int // where the log of the last start begins
 
 	cmd   *exec.Cmd     // nil when the process does not run
 	ended chan struct{} // closed when the process has ended, of err
@@ -218,6 +222,7 @@ func (n *testNode) start() {
 	command := slices.Concat(n.within, []string{binary}, args)
 	n.cmd = exec.Command(command[0], command[1:]...)
 	n.cmd.SysProcAttr = childAttr()
+	n.began = len(n.log.String())
 	n.cmd.Stdout, n.cmd.Stderr = &n.log, &n.log
 	if err := n.cmd.Start(); err != nil {
 		n.t.Fatal(err)
