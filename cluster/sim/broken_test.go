@@ -40,7 +40,7 @@ func TestBroken(t *testing.T) {
 				}
 				defer breaks(defect)()
 			}
-			const most = 60
+			const most = 400
 			for seed := range uint64(most) {
 				s, opts := CompactStorm(seed + 1)
 				s.Roles = test.roles
