@@ -103,7 +103,10 @@ func TestG7_the_command_line_watches_across_the_death_of_its_node(t *testing.T) 
 func TestG11_a_connections_writes_keep_their_order_while_the_leader_dies(t *testing.T) {
 	const puts = 1500
 	c := startCluster(t, 3)
-	c.open("order")
+	// All puts are within the burst that one peer has there.
+	if _, err := c.http(0).OpenRoom(t.Context(), "order", client.OpenParams{Profile: "large"}); err != nil {
+		t.Fatal(err)
+	}
 	leader := c.leader()
 	at := c.other(leader)
 	conn, _, err := websocket.DefaultDialer.DialContext(t.Context(), "ws://"+at.http+"/v1/rooms/order/socket", nil)
