@@ -16,7 +16,7 @@ VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unk
 LDFLAGS   = -X main.version=$(VERSION)
 TESTFLAGS ?=
 
-.PHONY: build test sim faults bench bench-peers fuzz cover lint dev clean
+.PHONY: build test sim faults bench bench-peers fuzz lint dev clean
 
 build: ## bin/conclave, a static binary
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/conclave ./cmd/conclave
@@ -47,10 +47,6 @@ fuzz: ## every fuzz target for FUZZTIME each
 	  done; \
 	done
 
-cover: ## coverage of all packages by all tests, as cover.out and a summary
-	go test -coverpkg=./... -coverprofile=cover.out ./...
-	go tool cover -func=cover.out | tail -n 1
-
 lint: ## formatting, vet, staticcheck, known vulnerabilities
 	@out=$$(go run $(GOFUMPT) -l .) && test -z "$$out" || { echo "not gofumpt-ed:"; echo "$$out"; exit 1; }
 	go vet ./...
@@ -65,4 +61,4 @@ dev: ## three nodes on loopback
 	go run ./cmd/conclave dev
 
 clean: ## what the targets above have built
-	rm -rf bin cover.out
+	rm -rf bin
