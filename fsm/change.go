@@ -18,7 +18,7 @@ type change struct {
 	events   []*Event
 	floor    uint64            // the session's LastEventRev before
 	acquired []string          // places of the locks that this transaction acquired
-	fences   map[string]uint64 // the next fence of each lock that was granted; nil before the first
+	fences   map[string]uint64 // the next fence of each lock that was granted
 	last     uint64            // the greatest fence given out, 0 if none
 	rejoins  string            // the peer that a repeated join made
 	work     work              // what computing values may still cost this transaction
@@ -30,7 +30,7 @@ func (c *change) begin(room string, caller Caller) {
 	c.rev, c.room, c.caller = c.s.rev+1, room, caller
 	c.ended, c.changed, c.rejoins = nil, false, ""
 	c.events, c.acquired = c.events[:0], c.acquired[:0]
-	c.fences, c.last = nil, 0
+	c.forgetFences()
 	c.ses, _ = c.s.rooms.get(room)
 	if c.ses != nil {
 		c.floor = c.ses.LastEventRev
@@ -102,7 +102,8 @@ func (c *change) rollback(m mark) {
 	} else {
 		rooms.Set(c.room, m.ses)
 	}
-	c.ses, c.changed, c.fences, c.last = m.ses, false, nil, 0
+	c.ses, c.changed = m.ses, false
+	c.forgetFences()
 	c.events = c.events[:m.events]
 	c.out.Grants, c.out.Deadlines = c.out.Grants[:m.grants], c.out.Deadlines[:m.deadlines]
 }

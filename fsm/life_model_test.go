@@ -20,7 +20,6 @@ type lifeModel struct {
 	peers         map[string]lifePeer
 	lingerUntil   int64 // 0: somebody is in it, or nobody was yet
 	idleUntil     int64
-	keys          int
 	grace, linger int64
 	idle          int64 // 0: a join started it
 }

@@ -20,6 +20,15 @@ func (c *change) fenced(store, key string, fence uint64) {
 	c.last = max(c.last, fence)
 }
 
+// forgetFences is for a change that begins, or has granted nothing after all. The
+// map is kept for the next: most grant one lock, or none.
+func (c *change) forgetFences() {
+	if c.last != 0 {
+		clear(c.fences)
+		c.last = 0
+	}
+}
+
 // opAcquire is an acquire within a transaction: it does not wait.
 func (c *change) opAcquire(op *Operation, r *OpResult) *Refusal {
 	a, no := c.acquire(op.Store, op.Key, op.Lock, lock.Waiter{}, 0)

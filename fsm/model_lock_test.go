@@ -3,6 +3,8 @@ package fsm
 import (
 	"maps"
 	"slices"
+
+	"pgregory.net/rapid"
 )
 
 // modelLock is a lock of the model: who holds it, in which mode, and who waits.
@@ -196,4 +198,71 @@ func (m *model) release(key, who string, fence uint64, broken bool, rev uint64) 
 		return CodeNotHolder, false
 	}
 	return "", true
+}
+
+// What the model test does with locks.
+
+// fence draws none, a present one of a key, an older one, or the one to come.
+func (c *checked) fence(t *rapid.T, key string) uint64 {
+	l := c.m.locks[key]
+	if !l.held() {
+		return rapid.SampledFrom([]uint64{0, 0, 0, 0, 1, c.m.rev + 1}).Draw(t, "fence")
+	}
+	fence := rapid.SampledFrom(l.holders).Draw(t, "holder").fence
+	return rapid.SampledFrom([]uint64{0, fence, fence, fence - 1}).Draw(t, "fence")
+}
+
+// lockRequest draws what to ask of a lock: mostly to have it alone.
+func lockRequest(t *rapid.T, who string) *LockRequest {
+	req := &LockRequest{TTL: 4000, Delay: int64(rapid.SampledFrom([]int{0, 0, 3000}).Draw(t, "delay"))}
+	switch rapid.IntRange(0, 4).Draw(t, "mode") {
+	case 0, 1:
+		req.Shared = true
+	case 2:
+		req.Permits = rapid.IntRange(1, 3).Draw(t, "permits")
+	}
+	req.OnDetach = who != job && rapid.IntRange(0, 3).Draw(t, "on detach") == 0
+	return req
+}
+
+func (r *LockRequest) asks(who string) modelWait {
+	return modelWait{owner: who, shared: r.Shared, permits: max(r.Permits, 1), delay: r.Delay, onDetach: r.OnDetach}
+}
+
+func (c *checked) acquire(t *rapid.T) {
+	who, want := c.who(t)
+	key := rapid.SampledFrom(modelKeys).Draw(t, "key")
+	wait := int64(rapid.SampledFrom([]int{0, 8000, 8000}).Draw(t, "wait"))
+	cmd := Command{Kind: CommandAcquire, Room: modelRoom, Caller: c.caller(who), Acquire: &Acquire{
+		Store: DefaultStore, Key: key, Wait: wait, Lock: *lockRequest(t, who),
+	}}
+	queued, changed := false, false
+	if want == "" {
+		want, queued, changed = c.m.acquire(key, cmd.Acquire.Lock.asks(who), wait, c.m.rev+1)
+	}
+	r := c.run(cmd, want, changed)
+	if want == "" && queued != (r.Waiting == len(c.locked(key).queue) && r.Waiting > 0) {
+		t.Fatalf("position %d, model %+v", r.Waiting, c.locked(key))
+	}
+	if h := c.locked(key).hold(who); want == "" && !queued && (h == nil || r.Fence != h.fence) {
+		t.Fatalf("fence %d, want %+v", r.Fence, h)
+	}
+}
+
+func (c *checked) locked(key string) *modelLock {
+	if l := c.m.locks[key]; l != nil {
+		return l
+	}
+	return &modelLock{}
+}
+
+func (c *checked) release(t *rapid.T) {
+	who, want := c.who(t)
+	key := rapid.SampledFrom(modelKeys).Draw(t, "key")
+	fence := c.fence(t, key)
+	broken := rapid.IntRange(0, 4).Draw(t, "break") == 0
+	if want == "" {
+		want, _ = c.m.release(key, who, fence, broken, c.m.rev+1)
+	}
+	c.run(single(modelRoom, c.caller(who), Operation{Kind: OpRelease, Key: key, Fence: fence, Break: broken}), want, want == "")
 }
