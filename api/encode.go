@@ -5,7 +5,6 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"conclave/client/wire"
 	"conclave/fsm"
 	"conclave/lock"
 )
@@ -313,14 +312,14 @@ func appendVerb(b []byte, kind fsm.OpKind, r *fsm.Result) []byte {
 	return append(b, '}')
 }
 
-// encodeTxnResult is the answer to a transaction (protocol section 5).
-func encodeTxnResult(t *fsm.Txn, r *fsm.Result) []byte {
+// appendTxnResult appends the answer to a transaction (protocol section 5).
+func appendTxnResult(b []byte, t *fsm.Txn, r *fsm.Result) []byte {
 	// A result does not say what it is of; its operation does.
 	ops := t.Else
 	if r.Applied {
 		ops = t.Then
 	}
-	b := strconv.AppendBool([]byte(`{"applied":`), r.Applied)
+	b = strconv.AppendBool(append(b, `{"applied":`...), r.Applied)
 	b = appendNumber(b, "rev", r.Rev)
 	b = append(b, `,"results":[`...)
 	for i := range r.Ops {
@@ -331,6 +330,3 @@ func encodeTxnResult(t *fsm.Txn, r *fsm.Result) []byte {
 	}
 	return append(b, ']', '}')
 }
-
-// wireLimits are a session's limits as hello and GET room show them.
-func wireLimits(l fsm.Limits) wire.Limits { return wire.Limits(l) }

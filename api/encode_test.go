@@ -69,11 +69,11 @@ var samples = map[string]struct {
 	}},
 	"txn": {func() []byte {
 		txn := &fsm.Txn{Then: []fsm.Operation{{Kind: fsm.OpPut}, {Kind: fsm.OpDelete}, {Kind: fsm.OpAcquire}, {Kind: fsm.OpRelease}, {Kind: fsm.OpGet}, {Kind: fsm.OpGet}}}
-		return encodeTxnResult(txn, &fsm.Result{Applied: true, Rev: 1060, Ops: []fsm.OpResult{{Version: 4, Rev: 1060}, {Existed: true}, {Fence: 1060}, {}, {Entry: plainEntry}, {}}})
+		return appendTxnResult(nil, txn, &fsm.Result{Applied: true, Rev: 1060, Ops: []fsm.OpResult{{Version: 4, Rev: 1060}, {Existed: true}, {Fence: 1060}, {}, {Entry: plainEntry}, {}}})
 	}, func() any { return new(wire.TxnResult) }},
 	"txn_computed": {func() []byte {
 		txn := &fsm.Txn{Then: []fsm.Operation{{Kind: fsm.OpUpdate}, {Kind: fsm.OpRemove}, {Kind: fsm.OpAdd}, {Kind: fsm.OpMerge}, {Kind: fsm.OpReplace}, {Kind: fsm.OpDeletePrefix}}}
-		return encodeTxnResult(txn, &fsm.Result{Applied: true, Rev: 1061, Ops: []fsm.OpResult{
+		return appendTxnResult(nil, txn, &fsm.Result{Applied: true, Rev: 1061, Ops: []fsm.OpResult{
 			{Value: []byte(`{"a":[1.50,"<"]}`), Version: 5, Rev: 1061}, {Value: []byte(`[]`)}, {Value: []byte(`-3`), Version: 1, Rev: 1061}, {}, {}, {Existed: true},
 		}})
 	}, func() any { return new(wire.TxnResult) }},

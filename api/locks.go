@@ -233,7 +233,7 @@ func (s *Server) releaseLock(c *gin.Context, in *input) error {
 	if err != nil {
 		return s.notHolder(cmd.Room, op.Store, op.Key, op.Fence, err)
 	}
-	return answer(c, http.StatusOK, r.Rev, marshal(map[string]uint64{"rev": r.Rev}))
+	return answer(c, http.StatusOK, r.Rev, revision(r.Rev)(nil))
 }
 
 // getLock answers GET …/locks/{store}/{key}; with ?fence= whether that is a
@@ -256,8 +256,7 @@ func (s *Server) getLock(c *gin.Context, in *input) error {
 	if l == nil {
 		return wire.Errorf(wire.NotFound, "nobody holds or wants this lock, and it is not in its delay").With("store", store).With("key", key)
 	}
-	refs := leaseRefs(nil, sess, store, key, l)
-	left := s.node.TimeLeft(c.Request.Context(), refs)
+	left := s.timeLeft(c.Request.Context(), leaseRefs(nil, sess, store, key, l))
 	return answer(c, http.StatusOK, v.Rev(), appendLock(nil, store, key, l, leftOf(left, sess, store, key)))
 }
 
@@ -299,6 +298,14 @@ func leaseRefs(refs []fsm.LeaseRef, sess *fsm.Session, store, key string, l *loc
 
 func leaseRef(sess *fsm.Session, store, key string, h lock.Holder) fsm.LeaseRef {
 	return fsm.LeaseRef{Room: sess.Room, Session: sess.ID, Store: store, Key: key, Fence: h.Fence, Owner: h.Owner}
+}
+
+// timeLeft asks the leader for the time left of leases, if there are any.
+func (s *Server) timeLeft(ctx context.Context, refs []fsm.LeaseRef) map[fsm.LeaseRef]time.Duration {
+	if len(refs) == 0 {
+		return nil
+	}
+	return s.node.TimeLeft(ctx, refs)
 }
 
 // leftOf looks up what the leader said of a lock's leases, and, asked about nobody,
@@ -345,9 +352,7 @@ func (s *Server) readLocks(ctx context.Context, sess *fsm.Session, p page) *lock
 		refs = leaseRefs(refs, sess, store, key, lk)
 		return len(l.found) <= p.limit
 	})
-	if len(refs) > 0 {
-		l.left = s.node.TimeLeft(ctx, refs)
-	}
+	l.left = s.timeLeft(ctx, refs)
 	return l
 }
 

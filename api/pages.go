@@ -15,27 +15,18 @@ const (
 	maxPageBytes = 1 << 20
 )
 
-// page takes limit and after of a list, and prefix where its names have
-// something in common.
-func (in *input) page(prefix bool) page {
-	p := page{limit: maxPage}
-	if prefix {
-		p.prefix, _ = in.text("prefix")
-	}
-	p.after, _ = in.text("after")
-	if n, ok := in.number("limit", 1, maxPage); ok {
-		p.limit = int(n)
-	}
-	return p
-}
+func (in *input) page(prefix bool) page { return takePage(in.text, in.number, prefix) }
+func (o *object) page(prefix bool) page { return takePage(o.str, o.number, prefix) }
 
-func (o *object) page(prefix bool) page {
+// takePage takes limit and after of a list, and prefix where its names have
+// something in common.
+func takePage(text func(string) (string, bool), number func(string, int64, int64) (int64, bool), prefix bool) page {
 	p := page{limit: maxPage}
 	if prefix {
-		p.prefix, _ = o.str("prefix")
+		p.prefix, _ = text("prefix")
 	}
-	p.after, _ = o.str("after")
-	if n, ok := o.number("limit", 1, maxPage); ok {
+	p.after, _ = text("after")
+	if n, ok := number("limit", 1, maxPage); ok {
 		p.limit = int(n)
 	}
 	return p

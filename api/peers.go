@@ -147,7 +147,7 @@ func (s *Server) patchPeer(c *gin.Context, in *input) error {
 	if err != nil {
 		return err
 	}
-	return answer(c, http.StatusOK, r.Rev, marshal(map[string]uint64{"rev": r.Rev}))
+	return answer(c, http.StatusOK, r.Rev, revision(r.Rev)(nil))
 }
 
 // deletePeer answers DELETE …/peers/{peer}: it leaves, or somebody removes it.
@@ -162,5 +162,5 @@ func (s *Server) deletePeer(c *gin.Context, in *input) error {
 	if err != nil {
 		return err
 	}
-	return answer(c, http.StatusOK, r.Rev, marshal(map[string]uint64{"rev": r.Rev}))
+	return answer(c, http.StatusOK, r.Rev, revision(r.Rev)(nil))
 }

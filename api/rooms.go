@@ -38,8 +38,8 @@ func (in *input) consistency() (q consistency) {
 }
 
 // view is a view as fresh as asked for: a linearizable one costs a round of the
-// leader, which many reads share; a stale one costs nothing and needs no leader. HTTP
-// and sockets both read through it.
+// leader, which many reads share; a stale one costs nothing and needs no leader. Sockets
+// have runReads, where one round serves all reads that wait.
 func (s *Server) view(ctx context.Context, q consistency) (*fsm.View, error) {
 	read := s.node.Read
 	if q.stale {
@@ -162,7 +162,7 @@ func (s *Server) getRoom(c *gin.Context, in *input) error {
 func encodeRoom(sess *fsm.Session, rev uint64, n fsm.Counts) []byte {
 	return marshal(wire.Room{
 		Room: sess.Room, Session: sess.ID, StartedAt: formatTime(sess.StartedAt), Rev: rev,
-		Profile: sess.Profile, Limits: wireLimits(sess.Limits),
+		Profile: sess.Profile, Limits: wire.Limits(sess.Limits),
 		GraceMs: sess.Grace, LingerMs: sess.Linger, IdleMs: sess.Idle, Counts: wire.RoomCounts(n),
 	})
 }
@@ -264,5 +264,5 @@ func (s *Server) deleteRoom(c *gin.Context, in *input) error {
 	if err != nil {
 		return err
 	}
-	return answer(c, http.StatusOK, r.Rev, marshal(map[string]uint64{"rev": r.Rev}))
+	return answer(c, http.StatusOK, r.Rev, revision(r.Rev)(nil))
 }

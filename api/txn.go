@@ -32,5 +32,5 @@ func (s *Server) postTxn(c *gin.Context, in *input) error {
 	if err != nil {
 		return err
 	}
-	return answer(c, http.StatusOK, r.Rev, encodeTxnResult(cmd.Txn, r))
+	return answer(c, http.StatusOK, r.Rev, appendTxnResult(nil, cmd.Txn, r))
 }

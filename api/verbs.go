@@ -169,12 +169,7 @@ func (k *socket) command(r *request, kind fsm.CommandKind) *fsm.Command {
 // submit hands a command to the socket's lane. then takes its result if it was
 // not refused; it must not block.
 func (k *socket) submit(r *request, c *fsm.Command, then func(*fsm.Result)) {
-	bad := r.o.done()
-	if bad == nil {
-		bad = k.admitted(r, c)
-	}
-	if bad != nil {
-		k.refuse(r, bad)
+	if !k.admitted(r, c) {
 		return
 	}
 	k.hand(c, func(res *fsm.Result, err error) {
@@ -196,14 +191,22 @@ func (k *socket) refused(r *request, err error) {
 	k.refuse(r, k.explain(r, err))
 }
 
-// admitted is the last that a request in order must pass. What was sent before is
-// not refused at once as too fast, for "not applied" may be untrue of its earlier
-// copy.
-func (k *socket) admitted(r *request, c *fsm.Command) *wire.Error {
-	if bad := k.server.admit(c); bad != nil {
-		return bad
+// admitted is all that a request must pass before its command is handed to the log:
+// its form, then what every command passes, then the rate. It refuses the request
+// otherwise. What was sent before is not refused at once as too fast, for "not
+// applied" may be untrue of its earlier copy.
+func (k *socket) admitted(r *request, c *fsm.Command) bool {
+	bad := r.o.done()
+	if bad == nil {
+		bad = k.server.admit(c)
 	}
-	return k.server.charge(c, k.session, k.quota, r.repeat)
+	if bad == nil {
+		bad = k.server.charge(c, k.session, k.quota, r.repeat)
+	}
+	if bad != nil {
+		k.refuse(r, bad)
+	}
+	return bad == nil
 }
 
 // hand hands a checked command to the lane. Reads sent after it wait until done
@@ -255,7 +258,7 @@ func (k *socket) txn(r *request) {
 	// A small transaction may read much: it counts as what it may be answered with.
 	k.reserve(r, values*valueBytes)
 	k.submit(r, c, func(res *fsm.Result) {
-		k.ok(r, func(b []byte) []byte { return append(b, encodeTxnResult(c.Txn, res)...) })
+		k.ok(r, func(b []byte) []byte { return appendTxnResult(b, c.Txn, res) })
 	})
 }
 

@@ -19,12 +19,7 @@ func (k *socket) acquire(r *request) {
 	a.Lock = *r.o.lockRequest(k.caller)
 	c := k.command(r, fsm.CommandAcquire)
 	c.Acquire = a
-	bad := r.o.done()
-	if bad == nil {
-		bad = k.admitted(r, c)
-	}
-	if bad != nil {
-		k.refuse(r, bad)
+	if !k.admitted(r, c) {
 		return
 	}
 	// Announced before it is submitted: the grant may be published with the result.
@@ -136,12 +131,7 @@ func (k *socket) release(r *request) {
 	op := r.o.operation(r.do, k.caller)
 	c := k.command(r, fsm.CommandTxn)
 	c.Txn = single(op)
-	bad := r.o.done()
-	if bad == nil {
-		bad = k.admitted(r, c)
-	}
-	if bad != nil {
-		k.refuse(r, bad)
+	if !k.admitted(r, c) {
 		return
 	}
 	k.hand(c, func(res *fsm.Result, err error) {
@@ -186,12 +176,7 @@ func (k *socket) cancel(r *request) {
 	}
 	c := k.command(r, fsm.CommandCancel)
 	c.Cancel = &fsm.Cancel{Request: *id}
-	bad := r.o.done()
-	if bad == nil {
-		bad = k.admitted(r, c)
-	}
-	if bad != nil {
-		k.refuse(r, bad)
+	if !k.admitted(r, c) {
 		return
 	}
 	k.hand(c, func(res *fsm.Result, err error) {

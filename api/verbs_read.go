@@ -171,8 +171,8 @@ func (k *socket) peers(r *request) {
 	})
 }
 
-// locks lists a page of locks, of all stores or of one, or the one named. The time left of leases comes
-// from the leader, so this takes a moment.
+// locks lists a page of locks, of all stores or of one, or the one named. The time
+// left of leases comes from the leader, so this takes a moment.
 func (k *socket) locks(r *request) {
 	if r.o.has("key") {
 		k.oneLock(r)
@@ -203,7 +203,7 @@ func (k *socket) oneLock(r *request) {
 			return
 		}
 		k.start(func() {
-			left := k.server.node.TimeLeft(k.hub.ctx, leaseRefs(nil, session, store, key, l))
+			left := k.server.timeLeft(k.hub.ctx, leaseRefs(nil, session, store, key, l))
 			k.ok(r, func(b []byte) []byte {
 				b = appendLock(append(b, `{"locks":[`...), store, key, l, leftOf(left, session, store, key))
 				return append(appendNumber(append(b, ']'), "rev", v.Rev()), '}')

@@ -82,7 +82,7 @@ func (k *socket) fill(w *work) error {
 		if err != nil {
 			return err
 		}
-		if code, text := k.standing(v); code != 0 {
+		if code, text := k.standing(v, session); code != 0 {
 			k.end(code, text)
 		} else if err := k.pass(w.fleeting, v, session); err != nil {
 			return err
@@ -172,22 +172,21 @@ func (k *socket) give(err error) {
 }
 
 // standing looks after the peer whose socket this is: what the log says of it
-// decides, whatever this node believed.
-func (k *socket) standing(v *fsm.View) (code int, text string) {
+// decides, whatever this node believed. v is where the stream has come to, session
+// its own there, nil when that is over.
+func (k *socket) standing(v *fsm.View, session *fsm.Session) (code int, text string) {
 	k.mu.Lock()
 	left := k.leaving
 	k.mu.Unlock()
 	if left || k.caller.Kind != fsm.CallerPeer {
 		return 0, ""
 	}
-	session := v.Session(k.room)
-	if session == nil || session.ID != k.session {
+	if session == nil {
 		return wire.CloseSessionEnded, "the session has ended"
 	}
 	// The generation says whose the peer is now: a later one is that of a newer
 	// connection, or of a detach that was not this socket's.
-	p := session.Peer(k.caller.Peer)
-	switch {
+	switch p := k.stream.peer; {
 	case p == nil:
 		if k.outstayed(v) {
 			return wire.CloseNoQuorum, "the cluster took this node for dead"
