@@ -71,7 +71,7 @@ func BenchmarkStream_FanOut(b *testing.B) {
 // resting is a watcher that does nothing.
 type resting struct{ room string }
 
-func (w *resting) wake(*news)                     {}
+func (w *resting) wake([]news)                    {}
 func (w *resting) tick(moment)                    {}
 func (w *resting) drain()                         {}
 func (w *resting) kill()                          {}

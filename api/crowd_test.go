@@ -220,7 +220,7 @@ func TestSocket_AQuietPeerIsLeftAlone(t *testing.T) {
 	waitFor(t, "its writer to rest", func() bool { return !k.isWriting() })
 	others := make([]*wsClient, 20)
 	for i := range others {
-		k.wake(&news{Room: "quiet", Moved: []string{"another"}})
+		k.wake([]news{{Room: "quiet", Moved: []string{"another"}}, {Room: "quiet"}})
 		if k.isWriting() {
 			t.Fatal("it was woken for another's sake")
 		}

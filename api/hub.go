@@ -3,6 +3,8 @@ package api
 import (
 	"context"
 	"hash/maphash"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -81,7 +83,7 @@ type hub struct {
 
 // watcher is a socket or an event stream. Its methods must not block.
 type watcher interface {
-	wake(n *news)                       // there is news in its room; nil: of unknown kind
+	wake(list []news)                   // there is news in its room; nil: of unknown kind
 	offer(b *cluster.Burst, m *metrics) // there are ephemeral messages in its room
 	tick(t moment)                      // time has passed
 	drain()                             // the node goes: end soon
@@ -259,11 +261,16 @@ func (s *shard) wake(list []news, all bool) {
 		s.each(func(w watcher) { w.wake(nil) })
 		return
 	}
+	// Each watcher is woken once, however much its room has brought meanwhile.
+	slices.SortFunc(list, func(a, b news) int { return strings.Compare(a.Room, b.Room) })
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for i := range list {
-		for w := range s.rooms[list[i].Room] {
-			w.wake(&list[i])
+	for first, next := 0, 0; first < len(list); first = next {
+		for next < len(list) && list[next].Room == list[first].Room {
+			next++
+		}
+		for w := range s.rooms[list[first].Room] {
+			w.wake(list[first:next])
 		}
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -121,7 +122,7 @@ func TestHub_WakesTheRoomThatChanged(t *testing.T) {
 	s := newSocketServer(t, Config{})
 	a, b := &woken{room: "a"}, &woken{room: "b"}
 	for _, w := range []*woken{a, b} {
-		w.wakes = make(chan struct{}, 100)
+		w.wakes = make(chan []news, 100)
 		s.hub.add(w)
 		defer s.hub.remove(w)
 	}
@@ -136,13 +137,42 @@ func TestHub_WakesTheRoomThatChanged(t *testing.T) {
 	<-b.wakes
 }
 
-// woken is a watcher that counts.
-type woken struct {
-	room  string
-	wakes chan struct{}
+// What came while the shard was busy wakes each watcher once, with all of its room's.
+func TestHub_WakesOnceForWhatHasPiledUp(t *testing.T) {
+	a, b := &woken{room: "a", wakes: make(chan []news, 100)}, &woken{room: "b", wakes: make(chan []news, 100)}
+	var sh shard
+	sh.rooms = map[string]map[watcher]struct{}{"a": {a: {}}, "b": {b: {}}}
+	sh.wake([]news{
+		{Room: "a", Moved: []string{"p1"}},
+		{Room: "none", Ended: true},
+		{Room: "b", Moved: []string{"p2"}},
+		{Room: "a"},
+		{Room: "a", Moved: []string{"p3", "p4"}},
+	}, false)
+	if len(a.wakes) != 1 || len(b.wakes) != 1 {
+		t.Fatalf("%d and %d wakes", len(a.wakes), len(b.wakes))
+	}
+	forA, forB := <-a.wakes, <-b.wakes
+	if len(forA) != 3 || len(forB) != 1 {
+		t.Errorf("got %v and %v", forA, forB)
+	}
+	for peer, want := range map[string]bool{"p1": true, "p2": false, "p3": true, "p4": true, "p5": false} {
+		if got := concern(forA, peer); got != want {
+			t.Errorf("%s is concerned: %v", peer, got)
+		}
+	}
+	if !concern([]news{{Room: "a"}, {Room: "a", Ended: true}}, "p5") {
+		t.Error("the end of a session concerns everybody")
+	}
 }
 
-func (w *woken) wake(*news)                     { w.wakes <- struct{}{} }
+// woken is a watcher that keeps what it was woken with.
+type woken struct {
+	room  string
+	wakes chan []news
+}
+
+func (w *woken) wake(list []news)               { w.wakes <- slices.Clone(list) }
 func (w *woken) tick(moment)                    {}
 func (w *woken) drain()                         {}
 func (w *woken) kill()                          {}

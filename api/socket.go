@@ -274,17 +274,20 @@ func (k *socket) watches() string { return k.room }
 
 // wake has a socket that watches nothing look only when it may have lost its
 // peer: else each of a full room's peers would look up whenever another joins.
-func (k *socket) wake(n *news) {
+func (k *socket) wake(list []news) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.joined && (k.watching || n == nil || n.Ended || concerns(n, k.caller.Peer)) {
+	if k.joined && (k.watching || list == nil || concern(list, k.caller.Peer)) {
 		k.kick()
 	}
 }
 
-func concerns(n *news, peer string) bool {
-	_, moved := slices.BinarySearch(n.Moved, peer)
-	return moved
+// concern reports whether any news may mean the end of a peer's attachment.
+func concern(list []news, peer string) bool {
+	return slices.ContainsFunc(list, func(n news) bool {
+		_, moved := slices.BinarySearch(n.Moved, peer)
+		return moved || n.Ended
+	})
 }
 
 func (k *socket) offer(b *cluster.Burst, m *metrics) {

@@ -226,7 +226,7 @@ func (e *events) frame(rev uint64, payload []byte) error {
 
 func (e *events) watches() string { return e.room }
 
-func (e *events) wake(*news) {
+func (e *events) wake([]news) {
 	select {
 	case e.wakes <- struct{}{}:
 	default:
