@@ -60,11 +60,6 @@ func (s *socketServer) fillRoom(room string, n int) []*wsClient {
 	return clients
 }
 
-// overHTTP is the same server, asked over HTTP.
-func (s *socketServer) overHTTP() *testServer {
-	return &testServer{Server: s.Server, t: s.t, store: s.store, http: s.http}
-}
-
 // heapAfterGC is what is in use once nothing unreachable is left.
 func heapAfterGC() uint64 {
 	runtime.GC()

@@ -230,7 +230,7 @@ func TestG12_APeerWritesAtTheRateOfItsSession(t *testing.T) {
 	}
 	c.must(nil, "get", `"key":"k"`)
 	c.fails(wire.BadRequest, "put", `"key":"k"`) // form comes first
-	body := (&testServer{s.Server, t, s.store, s.http}).do("GET", "/metrics", "").want(200).body
+	body := s.overHTTP().do("GET", "/metrics", "").want(200).body
 	if want := `conclave_rate_limited_total{kind="peer"} 35`; !strings.Contains(body, want) {
 		t.Errorf("the metrics have no %s", want)
 	}
@@ -365,7 +365,7 @@ func TestG12_APeerOverHTTPIsCounted(t *testing.T) {
 func TestG12_ATokenWritesAtItsRate(t *testing.T) {
 	clock := &testClock{}
 	s := newTestServer(t, clock.of(Config{Auth: subjects{}, TokenWritesPerS: 10, TokenWritesBurst: 30}))
-	sockets := &socketServer{s.Server, t, s.store, s.http}
+	sockets := s.sockets()
 	as := []string{"Authorization", "Bearer ada"}
 	for range 10 {
 		s.do("PUT", keys+"k", "1", as...)
@@ -424,7 +424,7 @@ func TestG12_AFloodIsRefusedAndNotLogged(t *testing.T) {
 func TestG12_EphemeralMessagesHaveABucketOfTheirOwn(t *testing.T) {
 	clock := &testClock{}
 	s := newTestServer(t, clock.of(Config{Profile: "realtimekit"}))
-	c := (&socketServer{Server: s.Server, t: t, store: s.store, http: s.http}).join("r", "")
+	c := s.sockets().join("r", "")
 	const cursor = `"topic":"cursor","data":1,"ephemeral":true`
 	for range 40 {
 		c.must(nil, "send", cursor)

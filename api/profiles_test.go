@@ -28,7 +28,7 @@ func TestProfiles_ServeTheProtocolsNumbers(t *testing.T) {
 		t.Error(diff)
 	}
 	s := newTestServer(t, Config{})
-	sockets := &socketServer{s.Server, t, s.store, s.http}
+	sockets := s.sockets()
 	for name, numbers := range table {
 		want := map[string]any{}
 		for i, column := range strings.Fields(columns) {
@@ -64,7 +64,7 @@ func TestProfiles_ServeTheProtocolsNumbers(t *testing.T) {
 func Test100ms_LimitsToTheByteOverTheWire(t *testing.T) {
 	s := newTestServer(t, Config{Profile: "100ms"})
 	s.open("r")
-	c := (&socketServer{s.Server, t, s.store, s.http}).join("r", "")
+	c := s.sockets().join("r", "")
 	text := func(n int) string { return `"` + strings.Repeat("x", n-2) + `"` }
 	state := func() string {
 		return fmt.Sprint(s.store.View().Rev(), s.do("GET", "/v1/rooms/r/stores/default?limit=1000", "").want(200).body)
@@ -187,7 +187,7 @@ func TestProfiles_TheLargestValueFitsEverywhere(t *testing.T) {
 	}
 	s := newTestServer(t, Config{Profile: "widest", Profiles: map[string]Profile{"widest": widest}})
 	s.open("r")
-	c := (&socketServer{s.Server, t, s.store, s.http}).join("r", "")
+	c := s.sockets().join("r", "")
 	value := func(x string) string { return `"` + strings.Repeat(x, widest.Limits.ValueBytes-2) + `"` }
 	s.do("PUT", keys+"k", value("a")).want(201)
 	c.must(nil, "put", `"key":"k","value":`+value("b"))

@@ -44,6 +44,11 @@ func newSocketServer(t testing.TB, cfg Config) *socketServer {
 	return &socketServer{s, t, store, h}
 }
 
+// overHTTP is the same server, asked over HTTP.
+func (s *socketServer) overHTTP() *testServer {
+	return &testServer{Server: s.Server, t: s.t, store: s.store, http: s.http}
+}
+
 // unhurried is a configuration whose sessions refuse nobody for being too fast, for
 // tests of something else.
 func unhurried() Config {

@@ -224,7 +224,7 @@ func TestDaily_ServersSetSessionData(t *testing.T) {
 	s := newSocketServer(t, Config{Profile: "daily"})
 	c := s.join("r", `"watch":[{"store":"daily"}]`)
 	c.snapshot(1)
-	h := &testServer{t: t, store: s.store, http: s.http}
+	h := s.overHTTP()
 	const store = "/v1/rooms/r/stores/daily"
 	data := func() map[string]json.RawMessage {
 		var page struct{ Entries []wire.Entry }
@@ -271,7 +271,7 @@ func TestDaily_UserDataReachesPresentAndNewPeers(t *testing.T) {
 	if found != `{"hand":true}` {
 		t.Errorf("who comes later gets %+v", snap.Peers)
 	}
-	h := &testServer{t: t, store: s.store, http: s.http}
+	h := s.overHTTP()
 	as := []string{"Conclave-Peer", bob.hello.Peer, "Conclave-Peer-Key", bob.hello.ResumeKey}
 	h.do("PATCH", peers+"/"+ada.hello.Peer, `{"data":{"hand":false}}`, as...).refused("forbidden")
 }
@@ -351,7 +351,7 @@ func TestUsersAsk_ToResumeOrBeToldOfAGap(t *testing.T) {
 // TestUsersAsk_AGraceThatFits: of the room, from none at all to ten minutes.
 func TestUsersAsk_AGraceThatFits(t *testing.T) {
 	s := newSocketServer(t, Config{})
-	h := &testServer{t: t, store: s.store, http: s.http}
+	h := s.overHTTP()
 	for _, grace := range []int{0, 5_000, 600_000} {
 		room := fmt.Sprintf("grace-%d", grace)
 		h.do("PUT", "/v1/rooms/"+room, fmt.Sprintf(`{"grace_ms":%d}`, grace)).want(201)
