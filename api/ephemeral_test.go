@@ -329,7 +329,7 @@ func TestEphemeral_PutsNoBookmarkOff(t *testing.T) {
 	c.snapshot(1)
 	browser := s.events("r", "?type=message", "")
 	browser.next()
-	ctx, stop := context.WithCancel(context.Background())
+	ctx, stop := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

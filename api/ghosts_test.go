@@ -1,7 +1,6 @@
 package api
 
 import (
-	"context"
 	"testing"
 
 	"conclave/fsm"
@@ -15,7 +14,7 @@ func TestHub_DetachesAPeerThatNobodyServes(t *testing.T) {
 		Kind: fsm.CommandJoin, Room: "ghosts", Open: open, Client: "c", Request: 1,
 		Join: &fsm.Join{Key: "k1", Node: s.store.ID(), Incarnation: s.store.Incarnation()},
 	}
-	r, err := s.store.Do(context.Background(), join)
+	r, err := s.store.Do(s.t.Context(), join)
 	if err := outcome(r, err); err != nil {
 		t.Fatal(err)
 	}

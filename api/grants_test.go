@@ -1,7 +1,6 @@
 package api
 
 import (
-	"context"
 	"fmt"
 	"sync"
 	"testing"
@@ -103,7 +102,7 @@ func TestGrants(t *testing.T) {
 // A node that falls behind gets the whole state instead of what happened: waits
 // that ended meanwhile are settled from it.
 func TestGrants_afterTheStateWasReplaced(t *testing.T) {
-	ctx := context.Background()
+	ctx := t.Context()
 	store := newTestStore(t)
 	do := func(c *fsm.Command) *fsm.Result {
 		t.Helper()

@@ -108,7 +108,7 @@ func TestHub_DrainCutsOffWhenItsContextEnds(t *testing.T) {
 	for range 300 { // until its writer hangs in the kernel
 		s.put("stuck", "k", value)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if err := s.Close(ctx); err != nil && !errors.Is(err, context.Canceled) {
 		t.Error(err)

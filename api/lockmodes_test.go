@@ -157,7 +157,7 @@ func TestLocks_howAGrantEnded(t *testing.T) {
 		"released": func(_, fence string) { a.must(nil, "release", fence) },
 		"broken": func(key, _ string) {
 			by := fsm.Operation{Kind: fsm.OpRelease, Store: defaultStore, Key: key, Break: true}
-			r, err := s.store.Do(context.Background(), &fsm.Command{Kind: fsm.CommandTxn, Room: "ends", Txn: single(by)})
+			r, err := s.store.Do(s.t.Context(), &fsm.Command{Kind: fsm.CommandTxn, Room: "ends", Txn: single(by)})
 			if err := outcome(r, err); err != nil {
 				t.Fatal(err)
 			}

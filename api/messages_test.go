@@ -1,7 +1,6 @@
 package api
 
 import (
-	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -39,7 +38,7 @@ func (s *socketServer) end(room string) {
 // message sends past the api, as a server.
 func (s *socketServer) message(room string, m *fsm.Message) *fsm.Result {
 	s.t.Helper()
-	r, err := s.store.Do(context.Background(), &fsm.Command{
+	r, err := s.store.Do(s.t.Context(), &fsm.Command{
 		Kind: fsm.CommandTxn, Room: room, Txn: single(fsm.Operation{Kind: fsm.OpSend, Message: m}),
 	})
 	if err = outcome(r, err); err != nil {
@@ -51,7 +50,7 @@ func (s *socketServer) message(room string, m *fsm.Message) *fsm.Result {
 // setRole gives a peer a role, as a server.
 func (s *socketServer) setRole(room, peer, role string) {
 	s.t.Helper()
-	r, err := s.store.Do(context.Background(), &fsm.Command{
+	r, err := s.store.Do(s.t.Context(), &fsm.Command{
 		Kind: fsm.CommandSetPeer, Room: room, Target: peer, SetPeer: &fsm.SetPeer{Role: &role},
 	})
 	if err = outcome(r, err); err != nil {

@@ -212,7 +212,7 @@ type streamed struct {
 // read reads some events of a stream, which stays open.
 func (s *testServer) read(path string, headers map[string]string, n int, between func(i int)) streamed {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(s.t.Context(), 20*time.Second)
 	defer cancel()
 	got := streamed{Request: sampleRequest{Method: "GET", Path: path, Headers: headers}}
 	req, err := http.NewRequestWithContext(ctx, "GET", s.http.URL+path, nil)

@@ -297,7 +297,7 @@ func (s *socketServer) session(room string) *fsm.Session { return s.store.View()
 func (s *socketServer) put(room, key, value string) *fsm.Result {
 	s.t.Helper()
 	open, _ := s.opening("", 300_000)
-	r, err := s.store.Do(context.Background(), &fsm.Command{
+	r, err := s.store.Do(s.t.Context(), &fsm.Command{
 		Kind: fsm.CommandTxn, Room: room, Open: open,
 		Txn: single(fsm.Operation{Kind: fsm.OpPut, Store: defaultStore, Key: key, Value: []byte(value)}),
 	})
@@ -677,7 +677,7 @@ func TestSocket_EndsOfAPeer(t *testing.T) {
 	})
 	t.Run("who is removed is told", func(t *testing.T) {
 		c := s.join("ends", "")
-		if _, err := s.store.Do(context.Background(), &fsm.Command{
+		if _, err := s.store.Do(s.t.Context(), &fsm.Command{
 			Kind: fsm.CommandLeave, Room: "ends", Target: c.hello.Peer, Reason: "removed",
 		}); err != nil {
 			t.Fatal(err)
@@ -700,14 +700,14 @@ func TestSocket_EndsOfAPeer(t *testing.T) {
 	t.Run("a late copy of the client's hello sends it away to come back", func(t *testing.T) {
 		c := s.join("ends", "")
 		client := s.session("ends").Peer(c.hello.Peer).Client
-		res, err := s.store.Do(context.Background(), &fsm.Command{
+		res, err := s.store.Do(s.t.Context(), &fsm.Command{
 			Kind: fsm.CommandAttach, Room: "ends", Session: c.hello.Session,
 			Attach: &fsm.Attach{Peer: c.hello.Peer, Key: c.hello.ResumeKey, Node: "elsewhere", Incarnation: 1, Client: client},
 		})
 		if err != nil || res.Refusal != nil {
 			t.Fatal(err, res.Refusal)
 		}
-		if _, err := s.store.Do(context.Background(), &fsm.Command{
+		if _, err := s.store.Do(s.t.Context(), &fsm.Command{
 			Kind: fsm.CommandDetach, Room: "ends", Target: c.hello.Peer,
 			Caller: fsm.Caller{Kind: fsm.CallerPeer, Peer: c.hello.Peer, Gen: res.Gen},
 		}); err != nil {
@@ -717,7 +717,7 @@ func TestSocket_EndsOfAPeer(t *testing.T) {
 	})
 	t.Run("a newer connection of the same client replaces the older", func(t *testing.T) {
 		c := s.join("ends", "")
-		if _, err := s.store.Do(context.Background(), &fsm.Command{
+		if _, err := s.store.Do(s.t.Context(), &fsm.Command{
 			Kind: fsm.CommandAttach, Room: "ends", Session: c.hello.Session,
 			Attach: &fsm.Attach{
 				Peer: c.hello.Peer, Key: c.hello.ResumeKey, Node: "elsewhere", Incarnation: 1,
@@ -740,7 +740,7 @@ func TestSocket_EndsOfAPeer(t *testing.T) {
 	t.Run("the session's end comes as an event, then as a close", func(t *testing.T) {
 		c := s.join("ends", `"watch":[{"types":["session"]}]`)
 		c.snapshot(1)
-		if _, err := s.store.Do(context.Background(), &fsm.Command{Kind: fsm.CommandEnd, Room: "ends"}); err != nil {
+		if _, err := s.store.Do(s.t.Context(), &fsm.Command{Kind: fsm.CommandEnd, Room: "ends"}); err != nil {
 			t.Fatal(err)
 		}
 		if f := c.nextEvents(); f.Events[0].Type != "session" || f.Events[0].State != "ended" {
@@ -816,7 +816,7 @@ func TestSocket_NodeComesAndGoes(t *testing.T) {
 		s := newSocketServer(t, Config{})
 		c := s.join("drain", "")
 		closed := make(chan error, 1)
-		go func() { closed <- s.Close(context.Background()) }()
+		go func() { closed <- s.Close(t.Context()) }()
 		s.wantClose(c, wire.CloseDraining)
 		if err := <-closed; err != nil {
 			t.Error(err)

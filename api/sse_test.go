@@ -31,7 +31,7 @@ type sseEvent struct {
 
 func (s *socketServer) events(room, query, lastID string) *eventReader {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(s.t.Context(), 20*time.Second)
 	s.t.Cleanup(cancel)
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.http.URL+"/v1/rooms/"+room+"/events"+query, nil)
 	if err != nil {
@@ -145,7 +145,7 @@ func TestG7_EventsThatCannotResumeSayWhy(t *testing.T) {
 		t.Errorf("snapshot %+v", snap)
 	}
 	last := s.store.View().Rev()
-	if _, err := s.store.Do(context.Background(), &fsm.Command{Kind: fsm.CommandEnd, Room: "sse"}); err != nil {
+	if _, err := s.store.Do(s.t.Context(), &fsm.Command{Kind: fsm.CommandEnd, Room: "sse"}); err != nil {
 		t.Fatal(err)
 	}
 	s.put("sse", "b", "1")
@@ -182,7 +182,7 @@ func TestEvents_FormAndEnds(t *testing.T) {
 		t.Errorf("one too many: status %d", r.resp.StatusCode)
 	}
 	closed := make(chan error, 1)
-	go func() { closed <- s.Close(context.Background()) }()
+	go func() { closed <- s.Close(t.Context()) }()
 	s.wantClose(other, wire.CloseDraining)
 	if _, err := io.Copy(io.Discard, r.lines); err != nil {
 		t.Errorf("the stream did not end well: %v", err)

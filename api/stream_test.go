@@ -105,7 +105,7 @@ func (m *mirror) same(s *socketServer, room string) {
 // or the test ends. They wait while they are further ahead of the revision that
 // seen tells than a ring holds for sure, so that a reader can always resume.
 func (s *socketServer) writers(room string, seed uint64, seen *atomic.Uint64) (stop func()) {
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(s.t.Context())
 	var all sync.WaitGroup
 	s.t.Cleanup(func() {
 		cancel()
@@ -221,7 +221,7 @@ func TestG7_ObserverGoesOnToTheNextSession(t *testing.T) {
 	if f.Events[0].State != "started" || f.Events[1].Key != "a" {
 		t.Errorf("got %s, want the first session from its start", f.raw)
 	}
-	if _, err := s.store.Do(context.Background(), &fsm.Command{Kind: fsm.CommandEnd, Room: "next"}); err != nil {
+	if _, err := s.store.Do(s.t.Context(), &fsm.Command{Kind: fsm.CommandEnd, Room: "next"}); err != nil {
 		t.Fatal(err)
 	}
 	if f := c.nextEvents(); f.Events[0].State != "ended" {
