@@ -10,6 +10,7 @@ import (
 
 	"github.com/gorilla/websocket"
 
+	"conclave/client/wire"
 	"conclave/fsm"
 )
 
@@ -147,4 +148,127 @@ func TestG12_WhoTakesASnapshotSlowlyIsAlive(t *testing.T) {
 	if lasted := time.Since(begun); lasted < 3*ping {
 		t.Fatalf("it took only %v: the test shows nothing", lasted)
 	}
+}
+
+func TestG12_SlowWatcherIsResetAndOthersGoOn(t *testing.T) {
+	cfg := unhurried()
+	cfg.Pace = Pace{Stall: 5 * time.Minute}
+	s := newSocketServer(t, cfg)
+	slow := s.dialWith("slow", nil, small)
+	slow.greet(`"observe":true,"watch":[{"keys":["*"]}]`)
+	slow.snapshot(1)
+	quick := s.join("slow", `"watch":[{"keys":["*"]}]`)
+	quick.snapshot(1)
+	value := `"` + strings.Repeat("v", 30<<10) + `"`
+	var last uint64
+	for i := range 600 { // 18 MB: more than ring and kernel hold
+		var put struct{ Rev uint64 }
+		quick.must(&put, "put", fmt.Sprintf(`"key":"k%d","value":%s`, i%10, value))
+		last = put.Rev
+	}
+	quick.must(nil, "put", `"key":"end","value":1`)
+	if f := quick.other[len(quick.other)-1]; f.Rev != last+1 {
+		t.Errorf("the quick one is at %d, want %d", f.Rev, last+1)
+	}
+	for _, f := range quick.other {
+		if f.Reset != "" {
+			t.Errorf("the quick one got %s", f.raw)
+		}
+	}
+	m := &mirror{t: t}
+	reset := false
+	m.entries = map[string]wire.Entry{}
+	for string(m.entries["end"].Value) != "1" {
+		switch f := slow.next(); {
+		case f.Reset == "slow":
+			reset = true
+			m.start(slow.snapshot(0))
+		case f.Events != nil:
+			m.apply(f)
+		}
+	}
+	if !reset {
+		t.Error("the slow one got no reset")
+	}
+	m.same(s, "slow")
+}
+
+func TestG12_WhoTakesNothingIsDropped(t *testing.T) {
+	s := newSocketServer(t, Config{Pace: Pace{Stall: 200 * time.Millisecond}})
+	stuck := s.dialWith("stuck", nil, small)
+	stuck.greet(`"watch":[{"keys":["*"]}]`)
+	value := `"` + strings.Repeat("v", 60<<10) + `"`
+	waitFor(t, "the detach", func() bool {
+		s.put("stuck", "k", value)
+		return !s.session("stuck").Peer(stuck.hello.Peer).Attached
+	})
+}
+
+func TestG12_OneLargeFrameIsNoReason(t *testing.T) {
+	s := newSocketServer(t, Config{Backlog: 10 << 10})
+	c := s.join("large", `"watch":[{"keys":["*"]}]`)
+	c.snapshot(1)
+	for i := range 5 {
+		c.must(nil, "put", fmt.Sprintf(`"key":"k%d","value":"%s"`, i, strings.Repeat("v", 60<<10)))
+		if f := c.next(); f.Events == nil || len(f.raw) < 60<<10 {
+			t.Fatalf("got %.200s, want the event", f.raw)
+		}
+	}
+}
+
+// overtaken is a sink whose reader takes a snapshot more slowly than the ring
+// turns over, as long as it has patience.
+type overtaken struct {
+	s        *socketServer
+	room     string
+	patience int // snapshots
+	resets   int
+	last     string
+}
+
+func (o *overtaken) frame(_ uint64, payload []byte) error {
+	o.last = string(payload)
+	switch {
+	case strings.HasPrefix(o.last, `{"reset":"slow"`):
+		o.resets++
+	case strings.HasPrefix(o.last, `{"snapshot"`) && o.patience > 0:
+		o.patience--
+		o.s.outrun(o.room, o.s.store.View().Rev())
+	}
+	return nil
+}
+
+func TestG12_NoEndlessResets(t *testing.T) {
+	s := newSocketServer(t, Config{})
+	s.put("lag", "k", "0")
+	nothing := func(*fsm.View, *fsm.Session) error { return nil }
+	t.Run("a reader who never catches up is given up", func(t *testing.T) {
+		out := &overtaken{s: s, room: "lag", patience: 100}
+		st := s.stream("lag", out, new(inbox))
+		defer st.watch(nil)
+		if err := st.add(filters{{types: typesAll}}, 1, nothing); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := st.follow(); !errors.Is(err, errSlow) {
+			t.Errorf("got %v, want %v", err, errSlow)
+		}
+		if out.resets != maxResets {
+			t.Errorf("%d resets, want %d", out.resets, maxResets)
+		}
+	})
+	t.Run("one who does is not, however often it lags", func(t *testing.T) {
+		out := &overtaken{s: s, room: "lag", patience: maxResets}
+		st := s.stream("lag", out, new(inbox))
+		defer st.watch(nil)
+		if err := st.add(filters{{types: typesAll}}, 1, nothing); err != nil {
+			t.Fatal(err)
+		}
+		for range 3 {
+			if v, _, err := st.follow(); err != nil || st.cursor != v.Rev() {
+				t.Fatalf("at %d of %d: %v", st.cursor, v.Rev(), err)
+			}
+			out.patience = maxResets - 1
+			s.outrun("lag", st.cursor)
+		}
+	})
 }

@@ -2,15 +2,10 @@ package api
 
 import (
 	"bytes"
-	"context"
-	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
-	"net"
 	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -21,122 +16,6 @@ import (
 	"conclave/client/wire"
 	"conclave/fsm"
 )
-
-// mirror is what a watcher knows of a store by the frames that it was sent.
-type mirror struct {
-	t       testing.TB
-	rev     uint64
-	entries map[string]wire.Entry
-	seen    []uint64 // revisions of events, in the order in which they came
-}
-
-// start begins with a snapshot.
-func (m *mirror) start(snap wire.Snapshot, rev uint64) {
-	m.rev, m.entries = rev, map[string]wire.Entry{}
-	for _, e := range snap.Stores[defaultStore] {
-		if e.Rev > rev {
-			m.t.Errorf("a snapshot at %d has an entry of %d", rev, e.Rev)
-		}
-		m.entries[e.Key] = e
-	}
-}
-
-// apply takes a frame of events: after everything before it, each version one
-// after the one known.
-func (m *mirror) apply(f wsFrame) {
-	if f.Rev <= m.rev {
-		m.t.Errorf("events up to %d come after %d", f.Rev, m.rev)
-	}
-	for _, e := range f.Events {
-		if e.Rev <= m.rev || e.Rev > f.Rev {
-			m.t.Errorf("an event of %d in a frame from %d to %d", e.Rev, m.rev, f.Rev)
-		}
-		m.seen = append(m.seen, e.Rev)
-		switch e.Type {
-		case "put":
-			if want := m.entries[e.Key].Version + 1; e.Version != want {
-				m.t.Errorf("%s has version %d at %d, want %d", e.Key, e.Version, e.Rev, want)
-			}
-			m.entries[e.Key] = wire.Entry{Key: e.Key, Value: e.Value, Version: e.Version, Rev: e.Rev}
-		case "delete":
-			if _, ok := m.entries[e.Key]; !ok {
-				m.t.Errorf("%s is deleted at %d and was not there", e.Key, e.Rev)
-			}
-			delete(m.entries, e.Key)
-		}
-	}
-	m.rev = f.Rev
-}
-
-// follow reads until a key's value is seen, taking resets as they come.
-func (m *mirror) follow(c *wsClient, key, value string) {
-	m.t.Helper()
-	for string(m.entries[key].Value) != value {
-		switch f := c.next(); {
-		case f.Events != nil:
-			m.apply(f)
-		case f.Reset != "":
-			m.start(c.snapshot(0))
-		case f.ID == 0 && f.Snapshot == nil: // a bookmark
-			m.rev = max(m.rev, f.Rev)
-		case f.ID == 0:
-			m.t.Fatalf("unexpected %.200s", f.raw)
-		}
-	}
-}
-
-// same compares with the store.
-func (m *mirror) same(s *socketServer, room string) {
-	m.t.Helper()
-	want, got := map[string]string{}, map[string]string{}
-	s.session(room).Entries(defaultStore, "", "", func(e *fsm.Entry) bool {
-		want[e.Key] = fmt.Sprintf("%d %s", e.Version, e.Value)
-		return true
-	})
-	for key, e := range m.entries {
-		got[key] = fmt.Sprintf("%d %s", e.Version, e.Value)
-	}
-	if d := cmp.Diff(want, got); d != "" {
-		m.t.Error(d)
-	}
-}
-
-// writers puts and deletes few keys from several goroutines until stop is called
-// or the test ends. They wait while they are further ahead of the revision that
-// seen tells than a ring holds for sure, so that a reader can always resume.
-func (s *socketServer) writers(room string, seed uint64, seen *atomic.Uint64) (stop func()) {
-	ctx, cancel := context.WithCancel(s.t.Context())
-	var all sync.WaitGroup
-	s.t.Cleanup(func() {
-		cancel()
-		all.Wait()
-	})
-	for i := range 4 {
-		all.Go(func() {
-			random := rand.New(rand.NewPCG(seed, uint64(i)))
-			for n := 0; ctx.Err() == nil; n++ {
-				for seen != nil && s.store.View().Rev() > seen.Load()+1000 && ctx.Err() == nil {
-					time.Sleep(time.Millisecond)
-				}
-				op := fsm.Operation{
-					Kind: fsm.OpPut, Store: defaultStore, Key: fmt.Sprintf("k%d", random.IntN(8)), Value: fmt.Appendf(nil, "%d", n),
-				}
-				if random.IntN(4) == 0 {
-					op.Kind, op.Value = fsm.OpDelete, nil
-				}
-				if _, err := s.store.Do(context.Background(), &fsm.Command{
-					Kind: fsm.CommandTxn, Room: room, Txn: single(op),
-				}); err != nil {
-					s.t.Error(err)
-				}
-			}
-		})
-	}
-	return func() {
-		cancel()
-		all.Wait()
-	}
-}
 
 func TestG7_ResumeOnAnotherConnectionMissesNothing(t *testing.T) {
 	s := newSocketServer(t, Config{})
@@ -189,15 +68,6 @@ func TestG7_BeyondTheRingIsAResetAndASnapshot(t *testing.T) {
 	m := &mirror{t: t}
 	m.start(again.snapshot(1))
 	m.same(s, "old")
-}
-
-// outrun writes until a room's ring no longer reaches back to a revision.
-func (s *socketServer) outrun(room string, rev uint64) {
-	s.t.Helper()
-	large := strings.Repeat("v", 60<<10)
-	for i := 0; s.store.Ring(room).Floor() <= rev; i++ {
-		s.put(room, fmt.Sprintf("k%d", i%10), `"`+large+`"`)
-	}
 }
 
 func TestG7_TransactionsComeWhole(t *testing.T) {
@@ -378,18 +248,6 @@ func TestG11_ReadsSeeTheWritesSentBefore(t *testing.T) {
 	}
 }
 
-// answerOf finds an answer among what was read, or reads on to it.
-func (c *wsClient) answerOf(id uint64) wsFrame {
-	c.t.Helper()
-	for i, f := range c.other {
-		if f.ID == id {
-			c.other = slices.Delete(c.other, i, i+1)
-			return f
-		}
-	}
-	return c.answer(id)
-}
-
 func TestG11_MinRevWaits(t *testing.T) {
 	s := newSocketServer(t, Config{})
 	c := s.join("min", "")
@@ -404,82 +262,6 @@ func TestG11_MinRevWaits(t *testing.T) {
 	c.decode(c.answerOf(id).OK, &got)
 	if string(got.Entry.Value) != "2" {
 		t.Errorf("read %s", got.Entry.Value)
-	}
-}
-
-// small is a dialer whose connections push back before megabytes have piled up.
-var small = &websocket.Dialer{NetDialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, network, addr)
-	if err == nil {
-		err = conn.(*net.TCPConn).SetReadBuffer(256 << 10)
-	}
-	return conn, err
-}}
-
-func TestG12_SlowWatcherIsResetAndOthersGoOn(t *testing.T) {
-	cfg := unhurried()
-	cfg.Pace = Pace{Stall: 5 * time.Minute}
-	s := newSocketServer(t, cfg)
-	slow := s.dialWith("slow", nil, small)
-	slow.greet(`"observe":true,"watch":[{"keys":["*"]}]`)
-	slow.snapshot(1)
-	quick := s.join("slow", `"watch":[{"keys":["*"]}]`)
-	quick.snapshot(1)
-	value := `"` + strings.Repeat("v", 30<<10) + `"`
-	var last uint64
-	for i := range 600 { // 18 MB: more than ring and kernel hold
-		var put struct{ Rev uint64 }
-		quick.must(&put, "put", fmt.Sprintf(`"key":"k%d","value":%s`, i%10, value))
-		last = put.Rev
-	}
-	quick.must(nil, "put", `"key":"end","value":1`)
-	if f := quick.other[len(quick.other)-1]; f.Rev != last+1 {
-		t.Errorf("the quick one is at %d, want %d", f.Rev, last+1)
-	}
-	for _, f := range quick.other {
-		if f.Reset != "" {
-			t.Errorf("the quick one got %s", f.raw)
-		}
-	}
-	m := &mirror{t: t}
-	reset := false
-	m.entries = map[string]wire.Entry{}
-	for string(m.entries["end"].Value) != "1" {
-		switch f := slow.next(); {
-		case f.Reset == "slow":
-			reset = true
-			m.start(slow.snapshot(0))
-		case f.Events != nil:
-			m.apply(f)
-		}
-	}
-	if !reset {
-		t.Error("the slow one got no reset")
-	}
-	m.same(s, "slow")
-}
-
-func TestG12_WhoTakesNothingIsDropped(t *testing.T) {
-	s := newSocketServer(t, Config{Pace: Pace{Stall: 200 * time.Millisecond}})
-	stuck := s.dialWith("stuck", nil, small)
-	stuck.greet(`"watch":[{"keys":["*"]}]`)
-	value := `"` + strings.Repeat("v", 60<<10) + `"`
-	waitFor(t, "the detach", func() bool {
-		s.put("stuck", "k", value)
-		return !s.session("stuck").Peer(stuck.hello.Peer).Attached
-	})
-}
-
-func TestG12_OneLargeFrameIsNoReason(t *testing.T) {
-	s := newSocketServer(t, Config{Backlog: 10 << 10})
-	c := s.join("large", `"watch":[{"keys":["*"]}]`)
-	c.snapshot(1)
-	for i := range 5 {
-		c.must(nil, "put", fmt.Sprintf(`"key":"k%d","value":"%s"`, i, strings.Repeat("v", 60<<10)))
-		if f := c.next(); f.Events == nil || len(f.raw) < 60<<10 {
-			t.Fatalf("got %.200s, want the event", f.raw)
-		}
 	}
 }
 
@@ -519,22 +301,6 @@ func TestG12_FloodWithoutReadingIsBounded(t *testing.T) {
 		default:
 		}
 	}
-}
-
-// find is the socket of a peer.
-func (h *hub) find(peer string) (found *socket) {
-	for i := range h.shards {
-		h.shards[i].each(func(w watcher) {
-			if k, ok := w.(*socket); ok {
-				k.mu.Lock()
-				defer k.mu.Unlock()
-				if k.caller.Peer == peer {
-					found = k
-				}
-			}
-		})
-	}
-	return found
 }
 
 func TestG12_TenThousandRequestsAreAnswered(t *testing.T) {
@@ -587,17 +353,6 @@ func TestStream_FiltersAddUp(t *testing.T) {
 	}
 }
 
-// takeEvents are the events that came before the last answer.
-func (c *wsClient) takeEvents() (seen []string) {
-	for _, f := range c.other {
-		for _, e := range f.Events {
-			seen = append(seen, e.Type+" "+e.Key)
-		}
-	}
-	c.other = nil
-	return seen
-}
-
 func TestStream_SnapshotPages(t *testing.T) {
 	s := newSocketServer(t, Config{Profile: "large"})
 	c := s.join("pages", "")
@@ -644,63 +399,6 @@ func (s *testStore) become(other *testStore) {
 	if err != nil {
 		s.t.Errorf("install a snapshot: %v", err)
 	}
-}
-
-// overtaken is a sink whose reader takes a snapshot more slowly than the ring
-// turns over, as long as it has patience.
-type overtaken struct {
-	s        *socketServer
-	room     string
-	patience int // snapshots
-	resets   int
-	last     string
-}
-
-func (o *overtaken) frame(_ uint64, payload []byte) error {
-	o.last = string(payload)
-	switch {
-	case strings.HasPrefix(o.last, `{"reset":"slow"`):
-		o.resets++
-	case strings.HasPrefix(o.last, `{"snapshot"`) && o.patience > 0:
-		o.patience--
-		o.s.outrun(o.room, o.s.store.View().Rev())
-	}
-	return nil
-}
-
-func TestG12_NoEndlessResets(t *testing.T) {
-	s := newSocketServer(t, Config{})
-	s.put("lag", "k", "0")
-	nothing := func(*fsm.View, *fsm.Session) error { return nil }
-	t.Run("a reader who never catches up is given up", func(t *testing.T) {
-		out := &overtaken{s: s, room: "lag", patience: 100}
-		st := s.stream("lag", out, new(inbox))
-		defer st.watch(nil)
-		if err := st.add(filters{{types: typesAll}}, 1, nothing); err != nil {
-			t.Fatal(err)
-		}
-		if _, _, err := st.follow(); !errors.Is(err, errSlow) {
-			t.Errorf("got %v, want %v", err, errSlow)
-		}
-		if out.resets != maxResets {
-			t.Errorf("%d resets, want %d", out.resets, maxResets)
-		}
-	})
-	t.Run("one who does is not, however often it lags", func(t *testing.T) {
-		out := &overtaken{s: s, room: "lag", patience: maxResets}
-		st := s.stream("lag", out, new(inbox))
-		defer st.watch(nil)
-		if err := st.add(filters{{types: typesAll}}, 1, nothing); err != nil {
-			t.Fatal(err)
-		}
-		for range 3 {
-			if v, _, err := st.follow(); err != nil || st.cursor != v.Rev() {
-				t.Fatalf("at %d of %d: %v", st.cursor, v.Rev(), err)
-			}
-			out.patience = maxResets - 1
-			s.outrun("lag", st.cursor)
-		}
-	})
 }
 
 func TestStream_ResumesWithASnapshotWhereAsked(t *testing.T) {
