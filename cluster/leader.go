@@ -35,6 +35,9 @@ type leadership struct {
 	rounds *rounds
 	timers *timers
 
+	slots   chan struct{} // a place for each entry in flight
+	handing sync.Mutex    // held while leadership is handed over
+
 	mu       sync.Mutex
 	queue    []proposal    // batches of all nodes, in order of arrival
 	controls []fsm.Control // the leader's own
@@ -63,7 +66,7 @@ func (n *Node) lead(term uint64) *leadership {
 	l := &leadership{
 		n: n, term: term, start: time.Now(), base: view.Now(),
 		barrier: future.(raft.IndexFuture).Index(), floor: view.Index(),
-		kick: make(chan struct{}, 1), nodes: map[raft.ServerID]*nodeSeen{},
+		slots: make(chan struct{}, maxProposals), kick: make(chan struct{}, 1), nodes: map[raft.ServerID]*nodeSeen{},
 	}
 	l.ctx, l.cancel = context.WithCancel(n.ctx)
 	l.rounds = newRounds(l)
@@ -139,7 +142,6 @@ func (l *leadership) wake() {
 // enter the log in the order in which they came. It puts the waiting batches of
 // all nodes into one entry, and keeps a few entries in flight.
 func (l *leadership) propose() {
-	slots := make(chan struct{}, maxProposals)
 	for {
 		select {
 		case <-l.ctx.Done():
@@ -148,16 +150,16 @@ func (l *leadership) propose() {
 		}
 		for {
 			select {
-			case slots <- struct{}{}:
+			case l.slots <- struct{}{}:
 			case <-l.ctx.Done():
 				return
 			}
 			entry, taken := l.collect()
 			if entry == nil {
-				<-slots
+				<-l.slots
 				break
 			}
-			if !l.apply(entry, taken, func() { <-slots }) {
+			if !l.apply(entry, taken, func() { <-l.slots }) {
 				return
 			}
 		}
@@ -225,7 +227,7 @@ func (l *leadership) apply(entry *fsm.Proposal, taken []proposal, release func()
 		defer release()
 		err := future.Error()
 		switch err {
-		case raft.ErrNotLeader, raft.ErrLeadershipTransferInProgress, raft.ErrEnqueueTimeout:
+		case raft.ErrNotLeader, raft.ErrEnqueueTimeout:
 			answer(false) // raft refused it before its log saw it
 		default: // committed, or lost with the leadership: the log will tell
 			answer(true)

@@ -140,14 +140,14 @@ func (l *leadership) change(ctx context.Context, r memberRequest) error {
 		if r.ID != "" && !known {
 			return unknownMember(r.ID)
 		}
-		return l.transfer(server)
+		return l.transfer(ctx, server)
 	}
 	if !known {
 		return unknownMember(r.ID)
 	}
 	switch r.Op {
 	case memberRemove:
-		return l.remove(server, r)
+		return l.remove(ctx, server, r)
 	case memberPromote:
 		if !l.current(server.ID) {
 			return refuse(fsm.CodeConflict, "%s has not caught up with the leader", r.ID)
@@ -159,7 +159,7 @@ func (l *leadership) change(ctx context.Context, r memberRequest) error {
 			return err
 		}
 		if server.ID == l.n.self.ServerID() {
-			return l.stepAside()
+			return l.stepAside(ctx)
 		}
 		l.control(fsm.Control{Kind: fsm.ControlReplica, Node: r.ID})
 		return l.configure(l.n.raft.DemoteVoter(server.ID, r.IfConfig, l.n.deadline))
@@ -180,7 +180,7 @@ func (l *leadership) configure(future raft.IndexFuture) error {
 	switch err := future.Error(); {
 	case err == nil:
 		return nil
-	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress), errors.Is(err, raft.ErrEnqueueTimeout):
+	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrEnqueueTimeout):
 		return errNotLeader
 	case errors.Is(err, raft.ErrLeadershipLost), errors.Is(err, raft.ErrRaftShutdown):
 		return &UnknownError{"leadership was lost meanwhile"}
@@ -286,12 +286,12 @@ func (l *leadership) replace(ctx context.Context, old raft.Server) error {
 }
 
 // remove removes a member.
-func (l *leadership) remove(server raft.Server, r memberRequest) error {
+func (l *leadership) remove(ctx context.Context, server raft.Server, r memberRequest) error {
 	if err := l.keepsQuorum(server, r.Force); err != nil {
 		return err
 	}
 	if server.ID == l.n.self.ServerID() {
-		return l.stepAside()
+		return l.stepAside(ctx)
 	}
 	if err := l.configure(l.n.raft.RemoveServer(server.ID, r.IfConfig, l.n.deadline)); err != nil {
 		return err
@@ -301,8 +301,8 @@ func (l *leadership) remove(server raft.Server, r memberRequest) error {
 }
 
 // stepAside hands leadership over, so that the next leader can change this one.
-func (l *leadership) stepAside() error {
-	if err := l.transfer(raft.Server{}); err != nil {
+func (l *leadership) stepAside(ctx context.Context) error {
+	if err := l.transfer(ctx, raft.Server{}); err != nil {
 		return err
 	}
 	return errNotLeader
@@ -341,59 +341,6 @@ func (l *leadership) keepsQuorum(server raft.Server, force bool) error {
 		}
 	}
 	return nil
-}
-
-// transfer hands leadership to a voter, the zero Server leaves the choice to raft.
-func (l *leadership) transfer(to raft.Server) error {
-	var future raft.Future
-	switch {
-	case to.ID == "":
-		// Not raft's choice, which may be a dead one: until it gives up on that, the
-		// leader refuses writes (hashicorp/raft#696).
-		best, ok := l.bestFollower()
-		if !ok {
-			return refuse(fsm.CodeConflict, "no other voter is alive")
-		}
-		future = l.n.raft.LeadershipTransferToServer(best.ID, best.Address)
-	case to.ID == l.n.self.ServerID():
-		return nil
-	case to.Suffrage != raft.Voter:
-		return refuse(fsm.CodeConflict, "%s is not a voter", nodeOf(to.ID))
-	case !l.heardOf(to.ID):
-		return refuse(fsm.CodeConflict, "%s is not alive", nodeOf(to.ID))
-	default:
-		future = l.n.raft.LeadershipTransferToServer(to.ID, to.Address)
-	}
-	switch err := future.Error(); {
-	case err == nil:
-		return nil
-	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress):
-		return errNotLeader
-	default:
-		return &UnknownError{"transfer: " + err.Error()}
-	}
-}
-
-func (l *leadership) hasFollower() bool {
-	_, ok := l.bestFollower()
-	return ok
-}
-
-// bestFollower is the live voter that has applied most, by its last heartbeat.
-func (l *leadership) bestFollower() (best raft.Server, ok bool) {
-	most := uint64(0)
-	for _, s := range l.n.configuration().Servers {
-		if s.Suffrage != raft.Voter || s.ID == l.n.self.ServerID() || !l.heardOf(s.ID) {
-			continue
-		}
-		l.mu.Lock()
-		applied := l.nodes[s.ID].beat.Applied
-		l.mu.Unlock()
-		if !ok || applied > most {
-			best, most, ok = s, applied, true
-		}
-	}
-	return best, ok
 }
 
 // current reports whether a member has, as of its last heartbeat, nearly all.

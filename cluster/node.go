@@ -238,19 +238,9 @@ func (n *Node) Close(ctx context.Context) error {
 	}
 	n.closing = true
 	n.mu.Unlock()
-	handed := make(chan struct{})
-	if l := n.leads(); l == nil || !l.hasFollower() {
-		close(handed)
-	} else {
-		go func() {
-			defer close(handed)
-			if err := l.transfer(raft.Server{}); err != nil {
-				n.log.Warn("hand leadership over", "error", err)
-			}
-		}()
-		select {
-		case <-handed:
-		case <-ctx.Done():
+	if l := n.leads(); l != nil && l.hasFollower() {
+		if err := l.transfer(ctx, raft.Server{}); err != nil {
+			n.log.Warn("hand leadership over", "error", err)
 		}
 	}
 	n.cancel()
@@ -271,10 +261,6 @@ func (n *Node) Close(ctx context.Context) error {
 		case <-ended:
 		case <-n.mute:
 		}
-	}
-	select {
-	case <-handed:
-	case <-n.mute:
 	}
 	err := n.raft.Shutdown().Error()
 	return errors.Join(err, n.transport.Close(), n.channel.Close())

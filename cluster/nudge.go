@@ -37,7 +37,7 @@ type nudger struct {
 	published uint64         // newest entry of this term that this node has published
 	followers map[raft.ServerID]*nudgedFollower
 
-	running sync.WaitGroup // the followers' goroutines; Add only under mu while not stopped
+	running sync.WaitGroup // the followers' goroutines, and start's; Add only under mu while not stopped
 }
 
 // nudgedFollower is what is known of a follower in one term; the nudger's mu guards it.
@@ -106,6 +106,24 @@ func (n *nudger) applied(index, term uint64) {
 	for _, f := range n.followers {
 		n.startIfDue(f)
 	}
+}
+
+// has reports whether a follower is known to have everything up to an index in a term.
+func (n *nudger) has(id raft.ServerID, term, index uint64) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	f := n.followers[id]
+	return f != nil && f.term == term && f.match >= index
+}
+
+// start runs f in a goroutine that wait waits for; false once stopped.
+func (n *nudger) start(f func()) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if !n.stopped {
+		n.running.Go(f)
+	}
+	return !n.stopped
 }
 
 // stop starts no more goroutines, wait waits for those that run.

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"sync"
@@ -97,12 +98,7 @@ const campaignPatience = 5 * time.Millisecond
 // unless may says first that it should not. Raft obeys in every state, so may must
 // be false on a leader and on a non-voter.
 func (t *transport) Campaign(may func() bool) bool {
-	rpc := raft.RPC{
-		Command: &raft.TimeoutNowRequest{RPCHeader: raft.RPCHeader{
-			ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(t.self), Addr: []byte(t.self),
-		}},
-		RespChan: make(chan raft.RPCResponse, 1),
-	}
+	rpc := raft.RPC{Command: t.timeoutNow(), RespChan: make(chan raft.RPCResponse, 1)}
 	for may() {
 		select {
 		case t.consumer <- rpc:
@@ -113,6 +109,34 @@ func (t *transport) Campaign(may func() bool) bool {
 		}
 	}
 	return false
+}
+
+// timeoutNow is what a leader asks its successor.
+func (t *transport) timeoutNow() *raft.TimeoutNowRequest {
+	return &raft.TimeoutNowRequest{RPCHeader: raft.RPCHeader{
+		ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(t.self), Addr: []byte(t.self),
+	}}
+}
+
+// Has reports whether a server has this leader's log up to an index, as far as it
+// has said so in this term.
+func (t *transport) Has(id raft.ServerID, term, index uint64) bool {
+	return t.nudges.has(id, term, index)
+}
+
+// Succeed asks a server to stand for election, as this leader's successor, and waits
+// for its answer while ctx lasts.
+func (t *transport) Succeed(ctx context.Context, to raft.Server) error {
+	answer := make(chan error, 1)
+	if !t.nudges.start(func() { answer <- t.TimeoutNow(to.ID, to.Address, t.timeoutNow(), &raft.TimeoutNowResponse{}) }) {
+		return raft.ErrTransportShutdown
+	}
+	select {
+	case err := <-answer:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // Applied says that this node has published the entry with that index, of that

@@ -230,12 +230,21 @@ func TestTransport_LeadershipTransfers(t *testing.T) {
 	for range 3 {
 		old := c.leader()
 		before := old.raft.CurrentTerm()
-		if err := old.raft.LeadershipTransfer().Error(); err != nil {
+		to := c.nodes[0]
+		if to == old {
+			to = c.nodes[1]
+		}
+		server := raft.Server{ID: to.self.ServerID(), Address: raft.ServerAddress(to.self.ServerID())}
+		if old.trans.Has(server.ID, before, old.raft.LastIndex()+1) || old.trans.Has(server.ID, before-1, 1) {
+			t.Fatal("a server has what there is not")
+		}
+		pollUntil(t, "it has everything", func() bool { return old.trans.Has(server.ID, before, old.raft.LastIndex()) })
+		if err := old.trans.Succeed(t.Context(), server); err != nil {
 			t.Fatal(err)
 		}
 		pollUntil(t, "another leads", func() bool { return old.raft.State() != raft.Leader })
 		next := c.leader()
-		if next == old || next.raft.CurrentTerm() <= before {
+		if next != to || next.raft.CurrentTerm() <= before {
 			t.Fatalf("leader is %s in term %d, was %s in term %d", next.self, next.raft.CurrentTerm(), old.self, before)
 		}
 		f := next.raft.Apply([]byte("x"), 5*time.Second)
@@ -245,6 +254,11 @@ func TestTransport_LeadershipTransfers(t *testing.T) {
 		for _, n := range c.nodes {
 			n.fsm.wait(t, f.Index(), 8*time.Second)
 		}
+	}
+	old := c.leader()
+	old.trans.Close()
+	if err := old.trans.Succeed(t.Context(), raft.Server{ID: c.nodes[0].self.ServerID()}); !errors.Is(err, raft.ErrTransportShutdown) {
+		t.Errorf("asked over a transport that is closed: %v", err)
 	}
 }
 

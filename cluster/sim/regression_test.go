@@ -134,6 +134,42 @@ func TestRegression_raft696_ATransferToAnybody(t *testing.T) {
 	})
 }
 
+// TestRegression_raft696_ATransferThatNobodyEnds: leadership is to go, twice, to a voter
+// that does not answer, and the leader loses it meanwhile. In hashicorp/raft v1.7.3 the
+// second transfer waits for ever, half of the times, for a follower to which nothing is
+// replicated any more; until it ends, in later terms too, that node refuses every write
+// when it leads.
+func TestRegression_raft696_ATransferThatNobodyEnds(t *testing.T) {
+	const timeout = 200 * time.Millisecond // less than raft waits for an answer, as in life
+	opts := ordinary(408)
+	opts.Configure = func(cfg *cluster.Config) { cfg.Timeout = timeout }
+	inBubble(t, opts, func(t *testing.T, c *Cluster, h *History) {
+		k := c.NewClient(h, "ada")
+		for range 8 {
+			leader := c.settled()
+			target := c.Followers()[0]
+			c.Net.Cut(c.Server(leader).Name, c.Server(target).Name)
+			k.On(leader).put("k") // the target lacks it, and raft waits for its answer
+			c.Isolate(leader)     // it notices after a timeout
+			for range 2 {
+				_ = c.Node(leader).Transfer(t.Context(), c.Server(target).Name)
+			}
+			time.Sleep(time.Second)
+			c.Net.Heal()
+			c.Await("it leads again, and writes go on", func() bool {
+				if next := c.Leader(); next != leader {
+					_ = c.Node(next).Transfer(t.Context(), c.Server(leader).Name)
+					return false
+				}
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				defer cancel()
+				_, err := c.Node(leader).Do(ctx, single(hall, fsm.Operation{Kind: fsm.OpDelete, Key: "none"}))
+				return err == nil
+			})
+		}
+	})
+}
+
 // TestRegression_ClosedWhileHandingOver: a node whose disk is slow is closed while it
 // leads, and gives its hand-over up before raft gets to it. A raft that is shut down
 // forgets what it was asked, and whoever waited for the answer waited for ever; a
