@@ -50,7 +50,7 @@ func TestRoom_writes_that_compute_as_the_protocol_says(t *testing.T) {
 			}
 			k.ok(m, `{"value":{"n":1.50},"version":4,"rev":21}`)
 			got, err := call.wait()
-			if want := (Computed{json.RawMessage(`{"n":1.50}`), Written{4, 21}}); err != nil || cmp.Diff(want, *got) != "" {
+			if want := (Computed{json.RawMessage(`{"n":1.50}`), Written{Version: 4, Rev: 21}}); err != nil || cmp.Diff(want, *got) != "" {
 				t.Errorf("%s answered %+v, %v", test.want, got, err)
 			}
 		}
@@ -290,7 +290,7 @@ func TestHTTP_writes_that_compute_as_the_protocol_says(t *testing.T) {
 func TestHTTP_DeletePrefix_is_a_transaction(t *testing.T) {
 	httpBubble(t, []http.HandlerFunc{says(`{"applied":true,"rev":9,"results":[{"existed":true}]}`)}, func(t *testing.T, h *HTTP, asked *[]heard) {
 		d, err := h.DeletePrefix(t.Context(), "room", "poll/", StoreParams{Store: "s"})
-		if err != nil || *d != (Deleted{true, 9}) {
+		if err != nil || *d != (Deleted{Existed: true, Rev: 9}) {
 			t.Errorf("answered %+v, %v", d, err)
 		}
 		if got := (*asked)[0]; got.URI != "/v1/rooms/room/txn" || got.Body != `{"then":[{"do":"delete","store":"s","prefix":"poll/"}]}` {

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/gorilla/websocket"
+
+	"conclave/client/wire"
 )
 
 // maxFrame bounds what a server may send in one frame.
@@ -115,7 +117,7 @@ func (c *conn) heard() {
 }
 
 // read reads the next frame. The error of an orderly end is a *CloseError.
-func (c *conn) read() (*frame, error) {
+func (c *conn) read() (*wire.Frame, error) {
 	kind, data, err := c.ws.ReadMessage()
 	if err != nil {
 		var closed *websocket.CloseError
@@ -125,7 +127,7 @@ func (c *conn) read() (*frame, error) {
 		return nil, fmt.Errorf("connection: %w", err)
 	}
 	c.heard()
-	f := new(frame)
+	f := new(wire.Frame)
 	if kind != websocket.TextMessage {
 		return nil, errors.New("connection: binary frame")
 	}

@@ -6,7 +6,7 @@ import (
 	"conclave/client/wire"
 )
 
-// read is the body of get and list.
+// read is the body of the verbs that read.
 type read struct {
 	Do          string `json:"do"`
 	Store       string `json:"store,omitempty"`
@@ -47,10 +47,7 @@ func (r *Room) Get(ctx context.Context, key string, opts ...ReadOption) (*wire.E
 	}
 	q := read{Do: "get", Store: o.store, Key: key}
 	r.fresh(&q, o.stale, o.minRev)
-	var ok struct {
-		Entry *wire.Entry `json:"entry"`
-		Rev   uint64      `json:"rev"`
-	}
+	var ok wire.Got
 	if err := r.query(ctx, "get", q, &ok); err != nil {
 		return nil, err
 	}

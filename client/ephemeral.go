@@ -38,9 +38,7 @@ func (r *Room) sendEphemeral(ctx context.Context, op *wire.Op) (rev uint64, err 
 	if err != nil { // rather than wait for a place in the window
 		return 0, err
 	}
-	var ok struct {
-		Rev uint64 `json:"rev"`
-	}
+	var ok wire.Done
 	err = r.ask(ctx, req, &ok)
 	return ok.Rev, err
 }

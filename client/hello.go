@@ -8,50 +8,8 @@ import (
 	"conclave/client/wire"
 )
 
-// hello is the first request of a connection.
-type hello struct {
-	ID      uint64          `json:"id"`
-	Do      string          `json:"do"`
-	V       int             `json:"v"`
-	Agent   string          `json:"agent"`
-	Client  string          `json:"client"`
-	Token   string          `json:"token,omitempty"`
-	Name    string          `json:"name,omitempty"`
-	Ref     string          `json:"ref,omitempty"`
-	Data    json.RawMessage `json:"data,omitempty"`
-	Observe bool            `json:"observe,omitempty"`
-	Resume  *resume         `json:"resume,omitempty"`
-	Watch   []wire.Filter   `json:"watch,omitempty"`
-}
-
-// resume names what an earlier connection had: the peer, and how far its stream
-// had come. An observer has a stream only.
-type resume struct {
-	Session string `json:"session"`
-	Peer    string `json:"peer,omitempty"`
-	Key     string `json:"key,omitempty"`
-	Rev     uint64 `json:"rev"`
-}
-
-// welcome is the answer to hello. The peer and the stream are resumed, or not,
-// apart: a peer within its grace may have missed more events than the server
-// still has, and an observer has no peer.
-type welcome struct {
-	Session       string   `json:"session"`
-	Peer          string   `json:"peer"`
-	ResumeKey     string   `json:"resume_key"`
-	Rev           uint64   `json:"rev"`
-	Node          string   `json:"node"`
-	Features      []string `json:"features"`
-	PeerResumed   bool     `json:"peer_resumed"`
-	StreamResumed bool     `json:"stream_resumed"`
-	GraceMs       int64    `json:"grace_ms"`
-	PingMs        int64    `json:"ping_ms"`
-	Window        int      `json:"window"`
-}
-
 // greet says hello and reads its answer.
-func (r *Room) greet(c *conn) (*welcome, error) {
+func (r *Room) greet(c *conn) (*wire.Welcome, error) {
 	ctx, cancel := context.WithTimeout(r.ctx, helloLimit)
 	defer cancel()
 	token, err := r.c.cfg.token(ctx)
@@ -76,7 +34,7 @@ func (r *Room) greet(c *conn) (*welcome, error) {
 		if f.Error != nil {
 			return nil, r.refused(f.Error)
 		}
-		w := new(welcome)
+		w := new(wire.Welcome)
 		if err := json.Unmarshal(f.OK, w); err != nil {
 			return nil, fmt.Errorf("answer to hello: %w", err)
 		}
@@ -90,19 +48,19 @@ func (r *Room) greet(c *conn) (*welcome, error) {
 
 // newHello makes the hello of a connection. Until one is answered its id stays
 // the same, so that a hello whose answer was lost gets the same peer.
-func (r *Room) newHello(token string) *hello {
+func (r *Room) newHello(token string) *wire.Hello {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.hello == 0 || r.helloTaken {
 		r.lastID++
 		r.hello, r.helloTaken = r.lastID, false
 	}
-	h := &hello{
+	h := &wire.Hello{
 		ID: r.hello, Do: "hello", V: wire.Version, Agent: r.c.cfg.agent(), Client: r.client, Token: token,
 		Name: r.opts.Name, Ref: r.opts.Ref, Data: r.data, Observe: r.observe, Watch: r.stream.filters(),
 	}
 	if r.session != "" {
-		h.Resume = &resume{Session: r.session, Peer: r.peer, Key: r.key, Rev: r.stream.rev}
+		h.Resume = &wire.Resume{Session: r.session, Peer: r.peer, Key: r.key, Rev: new(r.stream.rev)}
 	}
 	return h
 }

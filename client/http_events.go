@@ -168,7 +168,7 @@ func (s *Stream) read(ctx context.Context) error {
 	if err != nil {
 		return wire.Errorf(wire.Unavailable, "stream broke: %v", err)
 	}
-	var f frame
+	var f wire.Frame
 	if err := json.Unmarshal(data, &f); err != nil {
 		return wire.Errorf(wire.Unavailable, "stream is garbled: %v", err)
 	}
@@ -244,14 +244,14 @@ func (s *Stream) message() (id string, data []byte, err error) {
 }
 
 // take turns a frame into updates.
-func (s *Stream) take(f *frame) {
+func (s *Stream) take(f *wire.Frame) {
 	switch {
 	case f.Reset != "":
 		s.reset = f.Reset
 		s.pages.take()
 	case f.Snapshot != nil:
 		s.pages.add(f.Snapshot)
-		if f.More {
+		if more(f) {
 			return
 		}
 		u := Update{Snapshot: s.pages.take(), Reset: s.reset}

@@ -53,25 +53,12 @@ type WriteParams struct {
 	Open time.Duration
 }
 
-// Entries is a page of a store's entries, sorted by key. Next, unless empty, is
-// the After of the next page.
-type Entries struct {
-	Rev     uint64       `json:"rev"`
-	Entries []wire.Entry `json:"entries"`
-	Next    string       `json:"next,omitempty"`
-}
-
-// Written is the answer to a write of one key.
-type Written struct {
-	Version uint64 `json:"version"`
-	Rev     uint64 `json:"rev"`
-}
-
-// Deleted is the answer to a delete.
-type Deleted struct {
-	Existed bool   `json:"existed"`
-	Rev     uint64 `json:"rev"`
-}
+// What is answered over HTTP and to a Room alike, as package wire has it.
+type (
+	Entries = wire.Entries // a page of a store
+	Written = wire.Written // by a write of one key
+	Deleted = wire.Deleted
+)
 
 // Get reads an entry; the error is not_found when the key is absent.
 func (h *HTTP) Get(ctx context.Context, room, key string, p ReadParams) (*wire.Entry, error) {

@@ -173,9 +173,7 @@ func (h *HTTP) Validate(ctx context.Context, room, store, key string, fence uint
 		return false, err
 	}
 	c.query.Set("fence", strconv.FormatUint(fence, 10))
-	a, err := answer[struct {
-		Valid bool `json:"valid"`
-	}](ctx, h, c)
+	a, err := answer[wire.Valid](ctx, h, c)
 	if err != nil {
 		return false, err
 	}

@@ -8,48 +8,14 @@ import (
 	"conclave/client/wire"
 )
 
-// ServerInfo is the answer of GET /v1.
-type ServerInfo struct {
-	V        int      `json:"v"`
-	Version  string   `json:"version"`
-	Node     string   `json:"node"`
-	Features []string `json:"features"`
-}
-
-// RoomInfo describes a room's live session.
-type RoomInfo struct {
-	Room      string      `json:"room"`
-	Session   string      `json:"session"`
-	StartedAt string      `json:"started_at"`
-	Rev       uint64      `json:"rev"`
-	Profile   string      `json:"profile"`
-	Limits    wire.Limits `json:"limits"`
-	GraceMs   int64       `json:"grace_ms"`
-	LingerMs  int64       `json:"linger_ms"`
-	IdleMs    int64       `json:"idle_timeout_ms,omitempty"` // 0: it ends by its peers alone
-	Counts    struct {
-		Peers  int `json:"peers"`
-		Stores int `json:"stores"`
-		Keys   int `json:"keys"`
-		Bytes  int `json:"bytes"`
-		Locks  int `json:"locks"`
-	} `json:"counts"`
-}
-
-// RoomSummary is a room with a live session, as the list of rooms shows it.
-type RoomSummary struct {
-	Room      string `json:"room"`
-	Session   string `json:"session"`
-	StartedAt string `json:"started_at"`
-	Peers     int    `json:"peers"`
-}
-
-// RoomsPage is a page of the rooms with a live session. Next, unless empty, is
-// the After of the next page.
-type RoomsPage struct {
-	Rooms []RoomSummary `json:"rooms"`
-	Next  string        `json:"next,omitempty"`
-}
+// What the servers answer, as package wire has it.
+type (
+	ServerInfo  = wire.ServerInfo
+	RoomInfo    = wire.Room        // the live session of a room
+	RoomSummary = wire.RoomSummary // as the list of rooms shows it
+	RoomsPage   = wire.Rooms
+	StoreInfo   = wire.StoreInfo
+)
 
 // OpenParams are the numbers and the first content of a session, with a resolution
 // of 1 ms. What is zero or nil is as the profile and the server say; a Grace or a
@@ -62,13 +28,6 @@ type OpenParams struct {
 	Stores  map[string]map[string]any // store, key, value
 }
 
-// StoreInfo describes a store.
-type StoreInfo struct {
-	Store string `json:"store"`
-	Keys  int    `json:"keys"`
-	Bytes int    `json:"bytes"`
-}
-
 // Info asks a server who it is.
 func (h *HTTP) Info(ctx context.Context) (*ServerInfo, error) {
 	return get[ServerInfo](ctx, h, "/v1")
@@ -78,14 +37,7 @@ func (h *HTTP) Info(ctx context.Context) (*ServerInfo, error) {
 // from the first name greater than after. limit 0 leaves the page size to the
 // server.
 func (h *HTTP) Rooms(ctx context.Context, prefix, after string, limit int) (*RoomsPage, error) {
-	c, err := newCall(http.MethodGet, "/v1/rooms", nil)
-	if err != nil {
-		return nil, err
-	}
-	setString(c.query, "prefix", prefix)
-	setString(c.query, "after", after)
-	setNumber(c.query, "limit", limit)
-	return answer[RoomsPage](ctx, h, c)
+	return getPage[RoomsPage](ctx, h, "/v1/rooms", prefix, PageParams{After: after, Limit: limit})
 }
 
 // Room describes a room's live session; the error is no_session when it has none.
@@ -134,9 +86,7 @@ func (h *HTTP) EndRoom(ctx context.Context, room, session string) error {
 
 // Stores lists the stores of a room.
 func (h *HTTP) Stores(ctx context.Context, room string) ([]StoreInfo, error) {
-	page, err := get[struct {
-		Stores []StoreInfo `json:"stores"`
-	}](ctx, h, roomPath(room, "stores"))
+	page, err := get[wire.Stores](ctx, h, roomPath(room, "stores"))
 	if err != nil {
 		return nil, err
 	}

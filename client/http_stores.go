@@ -55,9 +55,7 @@ func (h *HTTP) rewrite(ctx context.Context, method, room string, body any, p Sto
 
 // revision runs a call whose answer is its revision.
 func revision(ctx context.Context, h *HTTP, c *call) (uint64, error) {
-	ok, err := answer[struct {
-		Rev uint64 `json:"rev"`
-	}](ctx, h, c)
+	ok, err := answer[wire.Done](ctx, h, c)
 	if err != nil {
 		return 0, err
 	}

@@ -113,7 +113,7 @@ func (r *Room) dial(base string) (*websocket.Conn, error) {
 
 // attach takes a connection into use: what the hello said, then everything that
 // is still unanswered, in the order of ids.
-func (r *Room) attach(c *conn, w *welcome) {
+func (r *Room) attach(c *conn, w *wire.Welcome) {
 	rejoined := r.adopt(w)
 	c.setSilence(2 * time.Duration(w.PingMs) * time.Millisecond)
 	r.window.resize(w.Window)
@@ -134,7 +134,7 @@ func (r *Room) attach(c *conn, w *welcome) {
 
 // adopt takes over what the answer to hello says. rejoined tells that the peer
 // that this room was before is no more; then its locks have ended.
-func (r *Room) adopt(w *welcome) (rejoined bool) {
+func (r *Room) adopt(w *wire.Welcome) (rejoined bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.away = nil
@@ -145,9 +145,14 @@ func (r *Room) adopt(w *welcome) (rejoined bool) {
 		r.loseLocks(wire.Errorf(wire.NotHolder, "the peer that held the lock is no more").With("reason", "expired"))
 	}
 	r.node, r.features = w.Node, w.Features
-	r.session, r.peer, r.key = w.Session, w.Peer, w.ResumeKey
-	r.grace = time.Duration(w.GraceMs) * time.Millisecond
-	r.stream.attached(r.hello, w)
+	r.session, r.peer, r.key, r.grace = "", w.Peer, w.ResumeKey, 0
+	if w.Session != nil {
+		r.session = *w.Session
+	}
+	if w.GraceMs != nil {
+		r.grace = time.Duration(*w.GraceMs) * time.Millisecond
+	}
+	r.stream.attached(r.hello, r.session, w)
 	return rejoined
 }
 
@@ -168,7 +173,7 @@ func (r *Room) detach(err error) {
 }
 
 // take takes in one frame.
-func (r *Room) take(f *frame) {
+func (r *Room) take(f *wire.Frame) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if f.ID != 0 {

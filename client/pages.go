@@ -19,30 +19,30 @@ type PageParams struct {
 	Limit int    // items at most; 0 leaves it to the server
 }
 
-// PeersPage is a page of a room's peers, sorted by id. Next, unless empty, is the
-// After of the next page.
-type PeersPage struct {
-	Peers []wire.Peer `json:"peers"`
-	Next  string      `json:"next,omitempty"`
-}
+// PeersPage is a page of a room's peers, sorted by id, LocksPage one of its locks,
+// sorted by store and key. Next, unless empty, is the After of the next page.
+type (
+	PeersPage = wire.Peers
+	LocksPage = wire.Locks
+)
 
-// LocksPage is a page of a room's locks, sorted by store and key. Next, unless
-// empty, is the After of the next page.
-type LocksPage struct {
-	Locks []wire.Lock `json:"locks"`
-	Next  string      `json:"next,omitempty"`
-}
+// The items of a page, and where the next one starts.
+func peersOf(p *PeersPage) ([]wire.Peer, string)   { return p.Peers, p.Next }
+func locksOf(p *LocksPage) ([]wire.Lock, string)   { return p.Locks, p.Next }
+func roomsOf(p *RoomsPage) ([]RoomSummary, string) { return p.Rooms, p.Next }
+func entriesOf(p *Entries) ([]wire.Entry, string)  { return p.Entries, p.Next }
 
-// walk yields the items of all pages.
-func walk[T any](page func(after string) (items []T, next string, err error)) iter.Seq2[T, error] {
+// walk yields the items of all pages, from the first name greater than after.
+func walk[P, T any](after string, page func(after string) (*P, error), of func(*P) (items []T, next string)) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {
-		for after := ""; ; {
-			items, next, err := page(after)
+		for after := after; ; {
+			p, err := page(after)
 			if err != nil {
 				var none T
 				yield(none, err)
 				return
 			}
+			items, next := of(p)
 			for _, item := range items {
 				if !yield(item, nil) {
 					return
@@ -74,13 +74,9 @@ func (h *HTTP) PeersPage(ctx context.Context, room string, p PageParams) (*Peers
 
 // AllPeers walks through the peers of a room.
 func (h *HTTP) AllPeers(ctx context.Context, room string) iter.Seq2[wire.Peer, error] {
-	return walk(func(after string) ([]wire.Peer, string, error) {
-		page, err := h.PeersPage(ctx, room, PageParams{After: after})
-		if err != nil {
-			return nil, "", err
-		}
-		return page.Peers, page.Next, nil
-	})
+	return walk("", func(after string) (*PeersPage, error) {
+		return h.PeersPage(ctx, room, PageParams{After: after})
+	}, peersOf)
 }
 
 // LocksPage reads a page of a room's locks. A lock's name, of which prefix is the
@@ -93,25 +89,17 @@ func (h *HTTP) LocksPage(ctx context.Context, room, prefix string, p PageParams)
 // AllLocks walks through the locks of a room whose names <store>/<key> start with
 // prefix.
 func (h *HTTP) AllLocks(ctx context.Context, room, prefix string) iter.Seq2[wire.Lock, error] {
-	return walk(func(after string) ([]wire.Lock, string, error) {
-		page, err := h.LocksPage(ctx, room, prefix, PageParams{After: after})
-		if err != nil {
-			return nil, "", err
-		}
-		return page.Locks, page.Next, nil
-	})
+	return walk("", func(after string) (*LocksPage, error) {
+		return h.LocksPage(ctx, room, prefix, PageParams{After: after})
+	}, locksOf)
 }
 
 // AllRooms walks through the rooms with a live session whose names start with
 // prefix.
 func (h *HTTP) AllRooms(ctx context.Context, prefix string) iter.Seq2[RoomSummary, error] {
-	return walk(func(after string) ([]RoomSummary, string, error) {
-		page, err := h.Rooms(ctx, prefix, after, 0)
-		if err != nil {
-			return nil, "", err
-		}
-		return page.Rooms, page.Next, nil
-	})
+	return walk("", func(after string) (*RoomsPage, error) {
+		return h.Rooms(ctx, prefix, after, 0)
+	}, roomsOf)
 }
 
 // AllEntries walks through the entries that p selects; p.Limit is that of a page.
@@ -131,31 +119,17 @@ func getPage[T any](ctx context.Context, h *HTTP, path, prefix string, p PagePar
 }
 
 func allEntries(p ListParams, list func(ListParams) (*Entries, error)) iter.Seq2[wire.Entry, error] {
-	from := p.After
-	return walk(func(after string) ([]wire.Entry, string, error) {
-		if p.After = after; after == "" {
-			p.After = from
-		}
-		page, err := list(p)
-		if err != nil {
-			return nil, "", err
-		}
-		return page.Entries, page.Next, nil
-	})
-}
-
-// paged is the request for a page over a socket.
-type paged struct {
-	Do     string `json:"do"`
-	Prefix string `json:"prefix,omitempty"`
-	After  string `json:"after,omitempty"`
-	Limit  int    `json:"limit,omitempty"`
+	return walk(p.After, func(after string) (*Entries, error) {
+		p := p
+		p.After = after
+		return list(p)
+	}, entriesOf)
 }
 
 // PeersPage reads a page of the room's peers.
 func (r *Room) PeersPage(ctx context.Context, p PageParams) (*PeersPage, error) {
 	page := new(PeersPage)
-	if err := r.query(ctx, "peers", paged{Do: "peers", After: p.After, Limit: p.Limit}, page); err != nil {
+	if err := r.query(ctx, "peers", read{Do: "peers", After: p.After, Limit: p.Limit}, page); err != nil {
 		return nil, err
 	}
 	return page, nil
@@ -163,19 +137,15 @@ func (r *Room) PeersPage(ctx context.Context, p PageParams) (*PeersPage, error) 
 
 // AllPeers walks through the peers of the room.
 func (r *Room) AllPeers(ctx context.Context) iter.Seq2[wire.Peer, error] {
-	return walk(func(after string) ([]wire.Peer, string, error) {
-		page, err := r.PeersPage(ctx, PageParams{After: after})
-		if err != nil {
-			return nil, "", err
-		}
-		return page.Peers, page.Next, nil
-	})
+	return walk("", func(after string) (*PeersPage, error) {
+		return r.PeersPage(ctx, PageParams{After: after})
+	}, peersOf)
 }
 
 // LocksPage reads a page of the room's locks, as HTTP.LocksPage does.
 func (r *Room) LocksPage(ctx context.Context, prefix string, p PageParams) (*LocksPage, error) {
 	page := new(LocksPage)
-	if err := r.query(ctx, "locks", paged{"locks", prefix, p.After, p.Limit}, page); err != nil {
+	if err := r.query(ctx, "locks", read{Do: "locks", Prefix: prefix, After: p.After, Limit: p.Limit}, page); err != nil {
 		return nil, err
 	}
 	return page, nil
@@ -184,13 +154,9 @@ func (r *Room) LocksPage(ctx context.Context, prefix string, p PageParams) (*Loc
 // AllLocks walks through the locks of the room whose names <store>/<key> start with
 // prefix.
 func (r *Room) AllLocks(ctx context.Context, prefix string) iter.Seq2[wire.Lock, error] {
-	return walk(func(after string) ([]wire.Lock, string, error) {
-		page, err := r.LocksPage(ctx, prefix, PageParams{After: after})
-		if err != nil {
-			return nil, "", err
-		}
-		return page.Locks, page.Next, nil
-	})
+	return walk("", func(after string) (*LocksPage, error) {
+		return r.LocksPage(ctx, prefix, PageParams{After: after})
+	}, locksOf)
 }
 
 // AllEntries walks through the entries that p selects; p.Limit is that of a page.

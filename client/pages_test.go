@@ -10,23 +10,28 @@ import (
 
 func TestWalk_goes_through_all_pages_and_stops_when_told(t *testing.T) {
 	var asked []string
-	list := func(after string) ([]int, string, error) {
+	type page struct {
+		items []int
+		next  string
+	}
+	of := func(p *page) ([]int, string) { return p.items, p.next }
+	list := func(after string) (*page, error) {
 		asked = append(asked, after)
 		switch after {
 		case "":
-			return []int{1, 2}, "b", nil
+			return &page{[]int{1, 2}, "b"}, nil
 		case "b":
-			return nil, "c", nil // a page may turn out empty
+			return &page{nil, "c"}, nil // a page may turn out empty
 		case "c":
-			return []int{3}, "", nil
+			return &page{[]int{3}, ""}, nil
 		}
-		return nil, "", errors.New("no such page")
+		return nil, errors.New("no such page")
 	}
-	if got, err := collect(walk(list)); err != nil || !slices.Equal(got, []int{1, 2, 3}) || !slices.Equal(asked, []string{"", "b", "c"}) {
+	if got, err := collect(walk("", list, of)); err != nil || !slices.Equal(got, []int{1, 2, 3}) || !slices.Equal(asked, []string{"", "b", "c"}) {
 		t.Errorf("got %v, %v after asking for %q", got, err, asked)
 	}
 	asked = nil
-	for n := range walk(list) {
+	for n := range walk("", list, of) {
 		if n == 1 {
 			break
 		}
@@ -35,12 +40,12 @@ func TestWalk_goes_through_all_pages_and_stops_when_told(t *testing.T) {
 		t.Errorf("asked for %q", asked)
 	}
 	broken := errors.New("broken")
-	got, err := collect(walk(func(after string) ([]int, string, error) {
+	got, err := collect(walk("", func(after string) (*page, error) {
 		if after == "" {
-			return []int{1}, "b", nil
+			return &page{[]int{1}, "b"}, nil
 		}
-		return nil, "", broken
-	}))
+		return nil, broken
+	}, of))
 	if got != nil || !errors.Is(err, broken) {
 		t.Errorf("got %v, %v", got, err)
 	}

@@ -152,7 +152,7 @@ func (r *Room) abandon(req *request, cause error) error {
 }
 
 // answered takes in an answer. The caller holds mu.
-func (r *Room) answered(f *frame) {
+func (r *Room) answered(f *wire.Frame) {
 	req := r.pending[f.ID]
 	if req == nil {
 		return // given up on

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"conclave/client/wire"
 )
 
 // State is where a Room's connection stands.
@@ -236,24 +238,26 @@ func (r *Room) enter(s Status) {
 
 // Ping asks the node for a sign of life and the revision it has applied.
 func (r *Room) Ping(ctx context.Context) (rev uint64, err error) {
-	var ok struct {
-		Rev uint64 `json:"rev"`
-	}
-	err = r.query(ctx, "ping", struct {
-		Do string `json:"do"`
-	}{"ping"}, &ok)
-	return ok.Rev, err
+	pong, err := r.ping(ctx)
+	return pong.Rev, err
 }
 
 // Time asks the node what time it is. An app that shows how long something still
 // lasts goes by the servers' clock, like the times of entries, and not by its
 // own, which may be wrong. The answer is as old as its way back.
 func (r *Room) Time(ctx context.Context) (time.Time, error) {
-	var ok struct {
-		Now time.Time `json:"now"`
+	pong, err := r.ping(ctx)
+	if err != nil {
+		return time.Time{}, err
 	}
-	err := r.query(ctx, "ping", struct {
-		Do string `json:"do"`
-	}{"ping"}, &ok)
-	return ok.Now, err
+	now, err := time.Parse(time.RFC3339, pong.Now)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("answer to ping: %w", err)
+	}
+	return now, nil
+}
+
+func (r *Room) ping(ctx context.Context) (pong wire.Pong, err error) {
+	err = r.query(ctx, "ping", read{Do: "ping"}, &pong)
+	return pong, err
 }

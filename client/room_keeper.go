@@ -27,10 +27,7 @@ func (k *roomKeeper) confirm(ctx context.Context, l *Lock) error {
 		return err
 	}
 	req.read = true
-	ok := struct {
-		Valid  bool   `json:"valid"`
-		Reason string `json:"reason"`
-	}{Valid: true} // a renewal that is answered is valid
+	ok := wire.Valid{Valid: true} // a renewal that is answered is valid
 	if err := k.r.run(ctx, req, &ok); err != nil {
 		return err
 	}

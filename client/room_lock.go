@@ -132,9 +132,7 @@ func modeName(shared bool) string {
 // acquire sends an acquire and waits for its end. If ctx ends first, the acquire
 // is undone in the background, which then gives the turn back.
 func (r *Room) acquire(ctx context.Context, req *request, name lockName) (fence uint64, err error) {
-	var ok struct {
-		Fence uint64 `json:"fence"`
-	}
+	var ok wire.Grant
 	err = r.ask(ctx, req, &ok)
 	var interrupted *InterruptedError
 	if errors.As(err, &interrupted) && interrupted.MayHaveApplied && r.Err() == nil {
@@ -168,9 +166,7 @@ func (r *Room) undo(req *request, name lockName) {
 			r.log.Debug("cancelling again", "key", name.key, "err", err)
 		}
 	}
-	var ok struct {
-		Fence uint64 `json:"fence"`
-	}
+	var ok wire.Grant
 	if req.err == nil && json.Unmarshal(req.ok, &ok) == nil {
 		_ = r.simple(r.ctx, "release", fenced{"release", name.store, name.key, ok.Fence}, nil)
 	}
@@ -233,9 +229,7 @@ func (r *Room) Validate(ctx context.Context, key string, fence uint64, opts ...R
 	for _, opt := range opts {
 		opt.read(&o)
 	}
-	var ok struct {
-		Valid bool `json:"valid"`
-	}
+	var ok wire.Valid
 	err := r.query(ctx, "validate", fenced{"validate", o.store, key, fence}, &ok)
 	return ok.Valid, err
 }

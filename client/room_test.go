@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/gorilla/websocket"
 
 	"conclave/client/wire"
@@ -83,8 +84,9 @@ func TestG9_unanswered_requests_are_sent_again_under_their_ids(t *testing.T) {
 
 		k = s.connection()
 		hello := k.welcome("p1", true)
-		if got := hello.Resume; got == nil || *got != (resume{Session: "s1", Peer: "p1", Key: "key-p1", Rev: 13}) {
-			t.Errorf("hello resumes %+v", got)
+		want := &wire.Resume{Session: "s1", Peer: "p1", Key: "key-p1", Rev: new(uint64(13))}
+		if diff := cmp.Diff(want, hello.Resume); diff != "" {
+			t.Errorf("hello resumes (-want +got):\n%s", diff)
 		}
 		unanswered := []*message{sent[0], sent[2], sent[3]}
 		for range 10 { // the order must hold each time, not by luck

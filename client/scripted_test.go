@@ -176,7 +176,7 @@ type message struct {
 	Token   string          `json:"token"`
 	Name    string          `json:"name"`
 	Observe bool            `json:"observe"`
-	Resume  *resume         `json:"resume"`
+	Resume  *wire.Resume    `json:"resume"`
 	Watch   json.RawMessage `json:"watch"`
 	Key     string          `json:"key"`
 	Value   json.RawMessage `json:"value"`

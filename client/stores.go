@@ -43,9 +43,7 @@ func (r *Room) DeletePrefix(ctx context.Context, prefix string, opts ...WriteOpt
 
 // rewrite runs a write of many keys whose answer is its revision.
 func (r *Room) rewrite(ctx context.Context, op *wire.Op, opts []WriteOption) (uint64, error) {
-	var ok struct {
-		Rev uint64 `json:"rev"`
-	}
+	var ok wire.Done
 	if err := r.change(ctx, op, opts, &ok); err != nil {
 		return 0, err
 	}

@@ -39,12 +39,12 @@ func (s *stream) filters() []wire.Filter {
 
 // attached begins a connection: its hello has brought the filters of all watches.
 // If the stream was not resumed, all of them start anew.
-func (s *stream) attached(hello uint64, w *welcome) {
+func (s *stream) attached(hello uint64, session string, w *wire.Welcome) {
 	why := "compacted"
-	if s.session != w.Session {
+	if s.session != session {
 		why = "session"
 	}
-	if s.session = w.Session; !w.StreamResumed {
+	if s.session = session; !w.StreamResumed {
 		s.rev = w.Rev
 	}
 	for _, watch := range s.watches {
@@ -65,7 +65,7 @@ func (s *stream) detached() {
 }
 
 // take takes in a frame that is not an answer.
-func (s *stream) take(f *frame) {
+func (s *stream) take(f *wire.Frame) {
 	switch {
 	case f.Reset != "":
 		s.pages.take()
@@ -76,7 +76,7 @@ func (s *stream) take(f *frame) {
 			}
 		}
 	case f.Snapshot != nil:
-		if s.pages.add(f.Snapshot); f.More || f.Rev == nil {
+		if s.pages.add(f.Snapshot); more(f) || f.Rev == nil {
 			return
 		}
 		whole := s.pages.take()

@@ -1,10 +1,6 @@
 package client
 
-import (
-	"encoding/json"
-
-	"conclave/client/wire"
-)
+import "conclave/client/wire"
 
 // Update is what a watcher receives next: a snapshot to start (or start anew)
 // from, the events of one revision, or ephemeral messages.
@@ -28,25 +24,8 @@ type Update struct {
 	Ephemeral []wire.Ephemeral
 }
 
-// frame is one message of the server, over a WebSocket or as the data of a
-// Server-Sent Event. Members that it does not know are ignored.
-type frame struct {
-	ID      uint64          `json:"id"`
-	OK      json.RawMessage `json:"ok"`
-	Error   *wire.Error     `json:"error"`
-	Waiting *struct {
-		Position int `json:"position"`
-	} `json:"waiting"`
-
-	Snapshot *wire.Snapshot `json:"snapshot"`
-	For      uint64         `json:"for"`
-	Rev      *uint64        `json:"rev"`
-	More     bool           `json:"more"`
-	Events   []wire.Event   `json:"events"`
-	Reset    string         `json:"reset"`
-
-	Ephemeral []wire.Ephemeral `json:"ephemeral"`
-}
+// more reports whether a page of a snapshot is not the last.
+func more(f *wire.Frame) bool { return f.More != nil && *f.More }
 
 // byRevision cuts the events of a frame into one update per revision.
 func byRevision(events []wire.Event) []Update {

@@ -136,8 +136,8 @@ func TestG7_a_watch_resumes_where_it_was(t *testing.T) {
 
 		k = s.connection()
 		hello := k.welcome("p1", true)
-		if hello.Resume.Rev != 15 {
-			t.Errorf("resumes after %d, want the bookmark 15", hello.Resume.Rev)
+		if *hello.Resume.Rev != 15 {
+			t.Errorf("resumes after %d, want the bookmark 15", *hello.Resume.Rev)
 		}
 		if got, want := string(hello.Watch), `[{"keys":["a"]},{"keys":["b"],"snapshot":true}]`; got != want {
 			t.Errorf("hello watches %s, want %s", got, want)
@@ -178,8 +178,8 @@ func TestG8_a_watch_that_cannot_resume_starts_anew(t *testing.T) {
 		k.drop()
 		k = s.connection()
 		hello = k.welcome("p1", true)
-		if hello.Resume.Rev != 51 || !strings.Contains(string(hello.Watch), `"snapshot":true`) {
-			t.Errorf("resumes after %d with %s: half a snapshot counts for nothing", hello.Resume.Rev, hello.Watch)
+		if *hello.Resume.Rev != 51 || !strings.Contains(string(hello.Watch), `"snapshot":true`) {
+			t.Errorf("resumes after %d with %s: half a snapshot counts for nothing", *hello.Resume.Rev, hello.Watch)
 		}
 		k.send(`{"snapshot":{"session":"s1","stores":{"default":[%s]}},"for":%d,"rev":61,"more":false}`, entry(55, "a", "11"), hello.ID)
 		k.send(`{"events":[%s],"rev":62}`, put(62, "a", "12"))
