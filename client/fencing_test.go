@@ -83,7 +83,7 @@ func TestFencing_a_newer_fence_outlasts_the_older(t *testing.T) {
 			}
 		}))
 		for range 2 { // of one fence, side by side
-			go visit(context.Background(), h, "/", "33")
+			go visit(t.Context(), h, "/", "33")
 		}
 		synctest.Wait()
 		if n := inside.Load(); n != 2 {
@@ -98,7 +98,7 @@ func TestFencing_a_newer_fence_outlasts_the_older(t *testing.T) {
 		if status, _ := visit(t.Context(), h, "/", "33"); status != 412 {
 			t.Errorf("an older one is let in: %d", status)
 		}
-		newer := async(func() (int, error) { status, _ := visit(context.Background(), h, "/", "34"); return status, nil })
+		newer := async(func() (int, error) { status, _ := visit(t.Context(), h, "/", "34"); return status, nil })
 		if !newer.pending() {
 			t.Fatal("the newer one did not wait")
 		}
