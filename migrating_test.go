@@ -1,16 +1,13 @@
 package conclave_test
 
 import (
-	"io/fs"
 	"os"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
 )
 
 var (
-	anyTest = regexp.MustCompile(`(?m)^func (Test\w+)\(t \*testing\.T\)`)
 	// ofVendors are tests of what another system's users are used to, or ask for.
 	ofVendors = regexp.MustCompile(`^Test(100ms|RealtimeKit|Daily|UsersAsk)_`)
 	quoted    = regexp.MustCompile("`(Test\\w+)`")
@@ -44,25 +41,14 @@ func TestMigrating_rows_and_tests_match(t *testing.T) {
 		t.Errorf("found %d rows: this test does not read them any more", rows)
 	}
 
-	tests := map[string]bool{}
-	err = filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() || !strings.HasSuffix(path, "_test.go") {
-			return err
+	tests := declaredTests(t)
+	for name, path := range tests {
+		if ofVendors.MatchString(name) && !named[name] {
+			t.Errorf("%s: docs/migrating.md has no row for %s", path, name)
 		}
-		text, err := os.ReadFile(path)
-		for _, m := range anyTest.FindAllSubmatch(text, -1) {
-			name := string(m[1])
-			if tests[name] = true; ofVendors.MatchString(name) && !named[name] {
-				t.Errorf("%s: docs/migrating.md has no row for %s", path, name)
-			}
-		}
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
 	}
 	for name := range named {
-		if !tests[name] {
+		if tests[name] == "" {
 			t.Errorf("docs/migrating.md names %s, which does not exist", name)
 		}
 	}
