@@ -27,16 +27,11 @@ func newConclave(bin string, flags ...string) (*system, error) {
 	if out, err := build.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("build conclave: %w\n%s", err, out)
 	}
-	s := &system{name: "Conclave", version: gitVersion()}
-	s.start = func(ctx context.Context, dir string) (*running, error) {
-		ports, err := freePorts(2 * nodes)
-		if err != nil {
-			return nil, err
-		}
-		var peers, servers []string
+	return &system{name: "Conclave", version: gitVersion(), plan: func(dir string, clients, peers []int) (*running, error) {
+		var servers, join []string
 		for i := range nodes {
-			servers = append(servers, fmt.Sprintf("http://127.0.0.1:%d", ports[i]))
-			peers = append(peers, fmt.Sprintf("127.0.0.1:%d", ports[nodes+i]))
+			servers = append(servers, fmt.Sprintf("http://127.0.0.1:%d", clients[i]))
+			join = append(join, fmt.Sprintf("127.0.0.1:%d", peers[i]))
 		}
 		r := &running{}
 		for i := range nodes {
@@ -44,31 +39,25 @@ func newConclave(bin string, flags ...string) (*system, error) {
 				path: path, log: filepath.Join(dir, fmt.Sprintf("n%d.log", i)),
 				args: append([]string{
 					"serve", "--id", fmt.Sprintf("n%d", i), "--data", filepath.Join(dir, fmt.Sprintf("n%d", i)),
-					"--http", strings.TrimPrefix(servers[i], "http://"), "--peer", peers[i],
-					"--bootstrap-expect", strconv.Itoa(nodes), "--join", strings.Join(peers, ","), "--log-level", "warn",
+					"--http", strings.TrimPrefix(servers[i], "http://"), "--peer", join[i],
+					"--bootstrap-expect", strconv.Itoa(nodes), "--join", strings.Join(join, ","), "--log-level", "warn",
 				}, flags...),
 			})
-		}
-		if err := startAll(r.procs); err != nil {
-			return nil, err
 		}
 		admin, err := client.NewHTTP(client.HTTPConfig{Config: client.Config{Servers: servers}})
 		if err != nil {
 			return nil, err
 		}
-		err = eventually(ctx, "wait for conclave", func(ctx context.Context) error {
+		r.close = func() { _ = admin.Close() }
+		r.dial = func(ctx context.Context, i int) (session, error) { return dialConclave(ctx, servers, i) }
+		r.ready = func(ctx context.Context) error {
 			for i := range conclaveRooms {
 				if _, err := admin.OpenRoom(ctx, roomName(i), client.OpenParams{Profile: "large", Idle: time.Hour}); err != nil {
 					return err
 				}
 			}
 			return nil
-		})
-		if err != nil {
-			r.stop()
-			return nil, err
 		}
-		r.close = func() { _ = admin.Close() }
 		r.leader = func(ctx context.Context) (int, error) {
 			c, err := admin.Cluster(ctx)
 			if err != nil {
@@ -79,12 +68,8 @@ func newConclave(bin string, flags ...string) (*system, error) {
 			}
 			return strconv.Atoi(strings.TrimPrefix(*c.Leader, "n"))
 		}
-		r.dial = func(ctx context.Context, i int) (session, error) {
-			return dialConclave(ctx, servers, i)
-		}
 		return r, nil
-	}
-	return s, nil
+	}}, nil
 }
 
 func roomName(i int) string { return fmt.Sprintf("bench-%d", i%conclaveRooms) }

@@ -24,20 +24,15 @@ func newEtcd(bin string) (*system, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &system{name: "etcd", version: version}
-	s.start = func(ctx context.Context, dir string) (*running, error) {
-		ports, err := freePorts(2 * nodes)
-		if err != nil {
-			return nil, err
-		}
+	return &system{name: "etcd", version: version, plan: func(dir string, clients, peers []int) (*running, error) {
 		var endpoints, cluster []string
 		for i := range nodes {
-			endpoints = append(endpoints, fmt.Sprintf("http://127.0.0.1:%d", ports[i]))
-			cluster = append(cluster, fmt.Sprintf("n%d=http://127.0.0.1:%d", i, ports[nodes+i]))
+			endpoints = append(endpoints, fmt.Sprintf("http://127.0.0.1:%d", clients[i]))
+			cluster = append(cluster, fmt.Sprintf("n%d=http://127.0.0.1:%d", i, peers[i]))
 		}
 		r := &running{}
 		for i := range nodes {
-			peer := fmt.Sprintf("http://127.0.0.1:%d", ports[nodes+i])
+			peer := fmt.Sprintf("http://127.0.0.1:%d", peers[i])
 			r.procs = append(r.procs, &process{
 				path: path, log: filepath.Join(dir, fmt.Sprintf("n%d.log", i)),
 				args: []string{
@@ -49,16 +44,12 @@ func newEtcd(bin string) (*system, error) {
 				},
 			})
 		}
-		if err := startAll(r.procs); err != nil {
-			return nil, err
-		}
 		shared := &etcdPool{endpoints: endpoints}
-		r.close = shared.close
+		r.close, r.leader = shared.close, shared.leader
 		r.dial = func(_ context.Context, i int) (session, error) {
 			return &etcdSession{pool: shared, i: i, seen: map[string]int64{}}, nil
 		}
-		r.leader = shared.leader
-		err = eventually(ctx, "wait for etcd", func(ctx context.Context) error {
+		r.ready = func(ctx context.Context) error {
 			c, err := shared.get(0)
 			if err != nil {
 				return err
@@ -70,14 +61,9 @@ func newEtcd(bin string) (*system, error) {
 			}
 			_, err = c.Put(ctx, "ready", "1")
 			return err
-		})
-		if err != nil {
-			r.stop()
-			return nil, err
 		}
 		return r, nil
-	}
-	return s, nil
+	}}, nil
 }
 
 // etcdPool are the connections that clients share. Each is to one node first, and

@@ -21,16 +21,11 @@ func newNATS(bin string) (*system, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &system{name: "NATS", version: version}
-	s.start = func(ctx context.Context, dir string) (*running, error) {
-		ports, err := freePorts(2 * nodes)
-		if err != nil {
-			return nil, err
-		}
+	return &system{name: "NATS", version: version, plan: func(dir string, clients, peers []int) (*running, error) {
 		var routes, urls []string
 		for i := range nodes {
-			urls = append(urls, fmt.Sprintf("nats://127.0.0.1:%d", ports[i]))
-			routes = append(routes, fmt.Sprintf("nats-route://127.0.0.1:%d", ports[nodes+i]))
+			urls = append(urls, fmt.Sprintf("nats://127.0.0.1:%d", clients[i]))
+			routes = append(routes, fmt.Sprintf("nats-route://127.0.0.1:%d", peers[i]))
 		}
 		r := &running{}
 		for i := range nodes {
@@ -40,7 +35,7 @@ server_name: n%d
 listen: 127.0.0.1:%d
 jetstream { store_dir: %q, sync_interval: always }
 cluster { name: bench, listen: 127.0.0.1:%d, routes: [%s] }
-`, i, ports[i], filepath.Join(dir, fmt.Sprintf("n%d", i)), ports[nodes+i], strings.Join(routes, ", "))
+`, i, clients[i], filepath.Join(dir, fmt.Sprintf("n%d", i)), peers[i], strings.Join(routes, ", "))
 			if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 				return nil, err
 			}
@@ -48,16 +43,12 @@ cluster { name: bench, listen: 127.0.0.1:%d, routes: [%s] }
 				path: path, log: filepath.Join(dir, fmt.Sprintf("n%d.log", i)), args: []string{"--config", config},
 			})
 		}
-		if err := startAll(r.procs); err != nil {
-			return nil, err
-		}
 		shared := &natsPool{urls: urls}
-		r.close = shared.close
+		r.close, r.leader = shared.close, shared.leader
 		r.dial = func(_ context.Context, i int) (session, error) {
 			return &natsSession{pool: shared, i: i, seen: map[string]uint64{}}, nil
 		}
-		r.leader = shared.leader
-		err = eventually(ctx, "wait for NATS", func(ctx context.Context) error {
+		r.ready = func(ctx context.Context) error {
 			js, err := shared.get(0)
 			if err != nil {
 				return err
@@ -70,14 +61,9 @@ cluster { name: bench, listen: 127.0.0.1:%d, routes: [%s] }
 			}
 			_, err = kv.PutString(ctx, "ready", "1")
 			return err
-		})
-		if err != nil {
-			r.stop()
-			return nil, err
 		}
 		return r, nil
-	}
-	return s, nil
+	}}, nil
 }
 
 const natsBucket = "bench"

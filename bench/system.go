@@ -22,20 +22,44 @@ const nodes = 3
 type system struct {
 	name    string
 	version string
-	// start starts three nodes with their data under dir, and returns once the
-	// cluster takes writes.
-	start func(ctx context.Context, dir string) (*running, error)
+	// plan says how to run three nodes with their data under dir, which serve clients
+	// at the first ports and each other at the second.
+	plan func(dir string, clients, peers []int) (*running, error)
 }
 
-// running is a cluster that serves.
+// start starts three nodes with their data under dir, and returns once the cluster
+// takes writes.
+func (s *system) start(ctx context.Context, dir string) (*running, error) {
+	ports, err := freePorts(2 * nodes)
+	if err != nil {
+		return nil, err
+	}
+	r, err := s.plan(dir, ports[:nodes], ports[nodes:])
+	if err != nil {
+		return nil, err
+	}
+	if err := startAll(r.procs); err != nil {
+		r.close()
+		return nil, err
+	}
+	if err := eventually(ctx, "wait for "+s.name, r.ready); err != nil {
+		r.stop()
+		return nil, err
+	}
+	return r, nil
+}
+
+// running is a cluster that serves, or is about to.
 type running struct {
 	procs []*process
+	// ready reports whether the cluster takes writes, and prepares it for them.
+	ready func(ctx context.Context) error
 	// dial makes client number i, with a connection of its own unless the system's
 	// clients are better off sharing one (see docs/benchmarks.md).
 	dial func(ctx context.Context, i int) (session, error)
 	// leader is the index of the node that leads.
 	leader func(ctx context.Context) (int, error)
-	close  func()
+	close  func() // what the clients share
 }
 
 // session is one client. A method that the system does not have answers
@@ -57,9 +81,7 @@ type session interface {
 
 // stop ends the nodes and what the clients share.
 func (r *running) stop() {
-	if r.close != nil {
-		r.close()
-	}
+	r.close()
 	for _, p := range r.procs {
 		p.stop()
 	}
