@@ -145,10 +145,7 @@ func (e *ephemeralBench) putAll(ctx context.Context, writers []*client.Room, row
 					return
 				}
 				puts.Add(1)
-				row.noted.Add(1)
-				if sent.After(begin) {
-					row.record(i, time.Since(sent))
-				}
+				row.note(i, sent.After(begin), time.Since(sent))
 				wait(ctx, sent.Add(putPause))
 			}
 		})

@@ -113,7 +113,7 @@ func (b *bench) comers(ctx context.Context, rooms *benchRooms) ([]*comer, error)
 	err := inParallel(len(all), func(i int) (err error) {
 		c := &comer{number: i, name: rooms.room(i), back: make(chan returned, 1)}
 		cfg := b.config()
-		server := (i/len(rooms.names) + i) % len(cfg.Servers)
+		server := rooms.server(i)
 		cfg.Servers = cfg.Servers[server : server+1]
 		cfg.DialContext = c.dial
 		if c.client, err = client.Dial(ctx, cfg); err == nil {
@@ -193,12 +193,7 @@ func (s *storm) all(ctx context.Context, comers []*comer, do func(ctx context.Co
 	return nil
 }
 
-func (s *storm) note(r *tallyRow, c *comer, took time.Duration) {
-	r.noted.Add(1)
-	if s.measured {
-		r.record(c.number, took)
-	}
-}
+func (s *storm) note(r *tallyRow, c *comer, took time.Duration) { r.note(c.number, s.measured, took) }
 
 // failed counts what failed, and passes on what will fail every time.
 func (s *storm) failed(r *tallyRow, err error) error {

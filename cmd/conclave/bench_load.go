@@ -45,16 +45,8 @@ type lane struct {
 
 // took notes a step that has just ended as one operation of a kind.
 func (l *lane) took(kind string) {
-	now := time.Now()
-	row := l.rows[kind]
-	row.noted.Add(1)
-	if l.tally.measures(now) {
-		row.inTime.Add(1)
-	}
-	if l.due {
-		row.record(l.number, now.Sub(l.since))
-	}
-	l.since = now
+	l.tally.note(l.rows[kind], l.number, l.due, l.since)
+	l.since = time.Now()
 }
 
 // load makes the rooms and the peers, and has all of them do the work until the time

@@ -67,14 +67,15 @@ func (b *bench) openRooms(ctx context.Context, n int) (_ *benchRooms, err error)
 // room is the name of the room of the i-th connection.
 func (s *benchRooms) room(i int) string { return s.names[i%len(s.names)] }
 
+// server is the server of the i-th connection. Peers of one room are at different
+// ones, also if there are as many of these as rooms.
+func (s *benchRooms) server(i int) int { return (i/len(s.names) + i) % len(s.clients) }
+
 // join makes n peers, spread over the rooms and the servers.
 func (s *benchRooms) join(ctx context.Context, n int) ([]*client.Room, error) {
 	rooms := make([]*client.Room, n)
 	err := inParallel(n, func(i int) (err error) {
-		// Peers of one room are at different servers, also if there are as many of
-		// these as rooms.
-		server := (i/len(s.names) + i) % len(s.clients)
-		rooms[i], err = s.clients[server].Join(ctx, s.room(i), client.JoinOptions{})
+		rooms[i], err = s.clients[s.server(i)].Join(ctx, s.room(i), client.JoinOptions{})
 		return err
 	})
 	return rooms, err

@@ -72,18 +72,21 @@ func (t *tally) row(name string) *tallyRow {
 // measures reports whether what is due at a time counts.
 func (t *tally) measures(due time.Time) bool { return !due.Before(t.begin) && due.Before(t.end) }
 
-// note notes an operation that was due and has ended. who spreads the callers.
-func (t *tally) note(r *tallyRow, who int, due, ended time.Time) {
-	r.noted.Add(1)
-	if t.measures(ended) {
+// note notes that an operation has ended now that was due, or begun, at since. who
+// spreads the callers.
+func (t *tally) note(r *tallyRow, who int, counts bool, since time.Time) {
+	now := time.Now()
+	if t.measures(now) {
 		r.inTime.Add(1)
 	}
-	if t.measures(due) {
-		r.record(who, ended.Sub(due))
-	}
+	r.note(who, counts, now.Sub(since))
 }
 
-func (r *tallyRow) record(who int, took time.Duration) {
+// note notes an operation, and how long it took if it counts.
+func (r *tallyRow) note(who int, counts bool, took time.Duration) {
+	if r.noted.Add(1); !counts {
+		return
+	}
 	s := &r.stripe[who%stripes]
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"conclave/client"
@@ -274,38 +275,40 @@ func benchInterrupted(t *testing.T, c *testCluster) {
 // A pause of the cluster is in the figures of everything that fell due in it, not
 // only of the one request that met it.
 func TestBench_a_rate_counts_what_waits_behind_a_pause(t *testing.T) {
-	const pause, rate = 400 * time.Millisecond, 100.0
-	b := &bench{crowding: crowding{connections: 1, inFlight: 1, rate: rate}, duration: pause + 100*time.Millisecond}
-	b.patience = patience
-	tally := newTally()
-	tally.begins(b)
-	row := tally.row("op")
-	l := &lane{rows: map[string]*tallyRow{"op": row}, doing: "op", tally: tally}
-	paused := false
-	w := &work{do: func(context.Context, *lane) error {
-		if !paused {
-			paused = true
-			time.Sleep(pause)
+	synctest.Test(t, func(t *testing.T) {
+		const pause, rate = 400 * time.Millisecond, 100.0
+		b := &bench{crowding: crowding{connections: 1, inFlight: 1, rate: rate}, duration: pause + 100*time.Millisecond}
+		b.patience = patience
+		tally := newTally()
+		tally.begins(b)
+		row := tally.row("op")
+		l := &lane{rows: map[string]*tallyRow{"op": row}, doing: "op", tally: tally}
+		paused := false
+		w := &work{do: func(context.Context, *lane) error {
+			if !paused {
+				paused = true
+				time.Sleep(pause)
+			}
+			l.took("op")
+			return nil
+		}}
+		missed, err := b.drive(t.Context(), []*lane{l}, w, tally)
+		if err != nil {
+			t.Fatal(err)
 		}
-		l.took("op")
-		return nil
-	}}
-	missed, err := b.drive(t.Context(), []*lane{l}, w, tally)
-	if err != nil {
-		t.Fatal(err)
-	}
-	h := row.whole()
-	late := int64(0)
-	for _, bar := range h.Distribution() {
-		if bar.From >= int64(pause/4) {
-			late += bar.Count
+		h := row.whole()
+		late := int64(0)
+		for _, bar := range h.Distribution() {
+			if bar.From >= int64(pause/4) {
+				late += bar.Count
+			}
 		}
-	}
-	// Those due in its first three quarters waited for at least a quarter of it;
-	// which of them were begun before the end is up to the machine.
-	if due := int64(rate * (3 * pause / 4).Seconds()); late+missed < due {
-		t.Errorf("%d were late and %d not begun, of %d that fell due in the pause", late, missed, due)
-	}
+		// Those due in its first three quarters waited for at least a quarter of it;
+		// which of them were begun before the end is up to the machine.
+		if due := int64(rate * (3 * pause / 4).Seconds()); late+missed < due {
+			t.Errorf("%d were late and %d not begun, of %d that fell due in the pause", late, missed, due)
+		}
+	})
 }
 
 func TestPacer_between(t *testing.T) {

@@ -180,7 +180,7 @@ func (b *bench) publish(ctx context.Context, f *feed, room, rooms int, t *tally,
 			return err
 		}
 		f.published.Store(n)
-		t.note(row, room, due, time.Now())
+		t.note(row, room, t.measures(due), due)
 	}
 }
 
@@ -250,12 +250,13 @@ func (s *subscriber) take(ctx context.Context, t *tally, row *tallyRow) error {
 			if e.Type != "put" {
 				continue
 			}
-			n, due, err := readStamp(e.Value)
+			n, after, err := readStamp(e.Value)
 			if err != nil {
 				return err
 			}
 			s.change(n)
-			t.note(row, s.number, t.start.Add(due), time.Now())
+			due := t.start.Add(after)
+			t.note(row, s.number, t.measures(due), due)
 		}
 	}
 	return nil

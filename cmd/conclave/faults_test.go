@@ -282,26 +282,22 @@ func (m *mix) number(h *client.HTTP, key string) (n, version int64) {
 	return n, int64(e.Version)
 }
 
-// fault is something that happens to a leader. It returns what undoes it.
-type fault struct {
-	happen func(leader *testNode) (undo func())
-}
-
-var faults = map[string]fault{
-	"killed": {func(n *testNode) func() {
+// faults are what happens to a leader. Each returns what undoes it.
+var faults = map[string]func(leader *testNode) (undo func()){
+	"killed": func(n *testNode) func() {
 		n.kill()
 		return n.start
-	}},
-	"paused": {func(n *testNode) func() {
+	},
+	"paused": func(n *testNode) func() {
 		n.signal(syscall.SIGSTOP)
 		return func() { n.signal(syscall.SIGCONT) }
-	}},
-	"stopped": {func(n *testNode) func() {
+	},
+	"stopped": func(n *testNode) func() {
 		if code := n.stop(); code != 0 {
 			n.t.Errorf("%s exited with %d", n.id, code)
 		}
 		return n.start
-	}},
+	},
 }
 
 // runFaults makes one fault after the other under load, and reports the gaps.
@@ -317,9 +313,9 @@ func runFaults(t *testing.T, name string, times, perNode int) {
 	for round := range times {
 		m.steady("")
 		leader := c.leader()
-		time.Sleep(lead(t))
+		pause(t.Context(), lead())
 		from := time.Now().Add(-50 * time.Millisecond)
-		undo := faults[name].happen(leader)
+		undo := faults[name](leader)
 		hanging := ""
 		if name == "paused" {
 			hanging = leader.id
@@ -344,7 +340,7 @@ func runFaults(t *testing.T, name string, times, perNode int) {
 
 // lead is how long a leader leads before its fault, when figures are asked for: one
 // that dies in its first second is replaced at raft's pace.
-func lead(*testing.T) time.Duration {
+func lead() time.Duration {
 	if os.Getenv("ROUNDS") == "" {
 		return 0
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"conclave/client"
+	"conclave/client/wire"
 )
 
 // trial is a cluster of processes under a load of every kind, with faults. It
@@ -181,19 +182,13 @@ func (tr *trial) checkReplicas(rev uint64) {
 	var want []byte
 	for i, n := range tr.nodes {
 		h := n.http1()
-		var all []any
+		var all []wire.Entry
 		p := client.ListParams{ReadParams: client.ReadParams{Stale: true, MinRev: rev}}
-		for {
-			page, err := h.List(tr.t.Context(), tr.room, p)
+		for e, err := range h.AllEntries(tr.t.Context(), tr.room, p) {
 			if err != nil {
 				tr.t.Fatalf("list the entries of %s: %v", n.id, err)
 			}
-			for _, e := range page.Entries {
-				all = append(all, e)
-			}
-			if p.After = page.Next; p.After == "" {
-				break
-			}
+			all = append(all, e)
 		}
 		h.Close()
 		got, err := json.Marshal(all)

@@ -36,14 +36,16 @@ func (o *limitOptions) into(cfg *api.Config) {
 }
 
 func (o *limitOptions) check() error {
-	var cfg api.Config
-	for name, n := range map[string]int{"token-writes-per-s": o.tokenPerS, "token-writes-burst": o.tokenMost} {
-		if n < 1 {
-			return usagef("--%s: want 1 or more, got %d", name, n)
-		}
+	switch {
+	case o.tokenPerS < 1:
+		return usagef("--token-writes-per-s: want 1 or more, got %d", o.tokenPerS)
+	case o.tokenMost < 1:
+		return usagef("--token-writes-burst: want 1 or more, got %d", o.tokenMost)
 	}
-	if o.into(&cfg); cfg.Check() != nil {
-		return &usageError{cfg.Check()}
+	var cfg api.Config
+	o.into(&cfg)
+	if err := cfg.Check(); err != nil {
+		return &usageError{err}
 	}
 	return nil
 }
