@@ -14,6 +14,7 @@ import (
 
 	"conclave/api"
 	"conclave/client"
+	"conclave/client/wire"
 	"conclave/cluster/sim"
 )
 
@@ -264,20 +265,21 @@ func raceHands(t *testing.T, th *theatre) {
 		t.Errorf("the first in line was called by %v", called)
 	}
 	// Who leaves takes the hand along, and nobody else's.
-	last := hands[len(hands)-1]
-	for _, peer := range guests {
-		if "hand/"+peer.Peer() == last.Key {
-			if err := peer.Leave(ctx); err != nil {
-				t.Error(err)
-			}
-		}
+	of := func(hand wire.Entry) *client.Room {
+		return guests[slices.IndexFunc(guests, func(peer *client.Room) bool { return "hand/"+peer.Peer() == hand.Key })]
+	}
+	if err := of(hands[len(hands)-1]).Leave(ctx); err != nil {
+		t.Error(err)
 	}
 	left, err := RaisedHands(ctx, peers[1])
 	if err != nil || len(left) != len(hands)-2 || left[0].Key != hands[1].Key {
 		t.Errorf("left are %v, %v", left, err)
 	}
-	if err := LowerHand(ctx, guests[0]); err != nil {
+	if err := LowerHand(ctx, of(hands[1])); err != nil {
 		t.Error(err)
+	}
+	if left, err = RaisedHands(ctx, peers[1]); err != nil || len(left) != len(hands)-3 {
+		t.Errorf("after one was lowered: %v, %v", left, err)
 	}
 	if err := LowerAllHands(ctx, peers[0]); err != nil {
 		t.Error(err)
