@@ -48,7 +48,7 @@ func raceQueue(t *testing.T, th *theatre) {
 					// It has slept through its claim, and does not look at the clock.
 					over(ctx, t, bosses[0], job.Lock)
 					wires.mend()
-					if err := job.Finish(working, peer, "result/", "late"); !client.IsStaleFence(err) {
+					if err := job.Finish(ctx, peer, "result/", "late"); !client.IsStaleFence(err) {
 						t.Errorf("%s was finished late: %v", job.ID, err)
 					}
 					late.Add(1)
@@ -115,6 +115,8 @@ func raceQueue(t *testing.T, th *theatre) {
 	if job, _, err := Claim(ctx, bosses[2]); err != nil || job != nil {
 		t.Errorf("done already, and in line: %+v, %v", job, err)
 	}
+	enough()
+	all.Wait() // for who finishes late, too
 	if died.Load() < deaths || late.Load() == 0 || killed.Load() == 0 || killed.Load() > maxAttempts {
 		t.Errorf("%d died, %d finished late, the killer was tried %d times", died.Load(), late.Load(), killed.Load())
 	}
