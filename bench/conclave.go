@@ -1,12 +1,10 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"os"
+	"net/http"
 	"os/exec"
 	"path/filepath"
 	"strconv"
@@ -20,39 +18,72 @@ import (
 // where the workload does not put them into one.
 const conclaveRooms = 64
 
+// longLife keeps rooms, with what is in them, while no client is there.
+var longLife = time.Hour
+
+// conclaveShape is how a cluster of this product is made up.
+type conclaveShape struct {
+	voters, replicas int
+	rooms            int // opened at the start, for the clients that dial
+	flags            []string
+}
+
 // newConclave is this product, built from the tree above.
 func newConclave(bin string, flags ...string) (*system, error) {
-	path := filepath.Join(bin, "conclave")
+	path, err := buildConclave(bin)
+	if err != nil {
+		return nil, err
+	}
+	return conclaveSystem(path, conclaveShape{voters: nodes, rooms: conclaveRooms, flags: flags}), nil
+}
+
+func buildConclave(bin string) (path string, err error) {
+	path = filepath.Join(bin, "conclave")
 	build := exec.Command("go", "build", "-o", path, "conclave/cmd/conclave")
 	if out, err := build.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("build conclave: %w\n%s", err, out)
+		return "", fmt.Errorf("build conclave: %w\n%s", err, out)
 	}
-	return &system{name: "Conclave", version: gitVersion(), plan: func(dir string, clients, peers []int) (*running, error) {
-		var servers, join []string
-		for i := range nodes {
-			servers = append(servers, fmt.Sprintf("http://127.0.0.1:%d", clients[i]))
+	return path, nil
+}
+
+// conclaveSystem runs the program at path.
+func conclaveSystem(path string, shape conclaveShape) *system {
+	s := &system{name: "Conclave", version: gitVersion(), nodes: shape.voters + shape.replicas}
+	s.plan = func(dir string, clients, peers []int) (*running, error) {
+		r := &running{}
+		var join []string
+		for i := range s.nodes {
+			r.servers = append(r.servers, fmt.Sprintf("http://127.0.0.1:%d", clients[i]))
 			join = append(join, fmt.Sprintf("127.0.0.1:%d", peers[i]))
 		}
-		r := &running{}
-		for i := range nodes {
-			r.procs = append(r.procs, &process{
-				path: path, log: filepath.Join(dir, fmt.Sprintf("n%d.log", i)),
-				args: append([]string{
-					"serve", "--id", fmt.Sprintf("n%d", i), "--data", filepath.Join(dir, fmt.Sprintf("n%d", i)),
-					"--http", strings.TrimPrefix(servers[i], "http://"), "--peer", join[i],
-					"--bootstrap-expect", strconv.Itoa(nodes), "--join", strings.Join(join, ","), "--log-level", "warn",
-				}, flags...),
-			})
+		for i := range s.nodes {
+			id := fmt.Sprintf("n%d", i)
+			p := &process{path: path, log: filepath.Join(dir, id+".log"), data: filepath.Join(dir, id), args: []string{
+				"serve", "--id", id, "--data", filepath.Join(dir, id),
+				"--http", strings.TrimPrefix(r.servers[i], "http://"), "--peer", join[i], "--log-level", "warn",
+			}}
+			if i < shape.voters {
+				p.args = append(p.args, "--bootstrap-expect", strconv.Itoa(shape.voters), "--join", strings.Join(join[:shape.voters], ","))
+			} else {
+				p.args = append(p.args, "--replica", "--join", strings.Join(join, ","))
+			}
+			p.args = append(p.args, shape.flags...)
+			r.procs = append(r.procs, p)
 		}
-		admin, err := client.NewHTTP(client.HTTPConfig{Config: client.Config{Servers: servers}})
+		admin, err := client.NewHTTP(client.HTTPConfig{Config: client.Config{Servers: r.servers}})
 		if err != nil {
 			return nil, err
 		}
 		r.close = func() { _ = admin.Close() }
-		r.dial = func(ctx context.Context, i int) (session, error) { return dialConclave(ctx, servers, i) }
+		r.dial = func(ctx context.Context, i int) (session, error) { return dialConclave(ctx, r.servers, i, roomName(i)) }
 		r.ready = func(ctx context.Context) error {
-			for i := range conclaveRooms {
-				if _, err := admin.OpenRoom(ctx, roomName(i), client.OpenParams{Profile: "large", Idle: time.Hour}); err != nil {
+			for i := range r.servers {
+				if err := serves(ctx, r.servers[i]); err != nil {
+					return err
+				}
+			}
+			for i := range shape.rooms {
+				if _, err := admin.OpenRoom(ctx, roomName(i), client.OpenParams{Profile: "large", Idle: longLife, Linger: &longLife}); err != nil {
 					return err
 				}
 			}
@@ -69,22 +100,42 @@ func newConclave(bin string, flags ...string) (*system, error) {
 			return strconv.Atoi(strings.TrimPrefix(*c.Leader, "n"))
 		}
 		return r, nil
-	}}, nil
+	}
+	return s
+}
+
+// serves asks a node whether it does.
+func serves(ctx context.Context, server string) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, server+"/readyz", nil)
+	if err != nil {
+		return err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s is not ready: %s", server, resp.Status)
+	}
+	return nil
 }
 
 func roomName(i int) string { return fmt.Sprintf("bench-%d", i%conclaveRooms) }
 
 // conclaveSession is a peer with a socket of its own in a room, as an app's user
-// is. Keys that all clients share ("hot…") are in one room, so these clients join
-// that one.
+// is. Keys that all clients share ("hot…") are in one room, so the clients that use
+// them are in that one. It joins a room when it first writes or reads there: who
+// only watches has no other socket.
 type conclaveSession struct {
 	client *client.Client
+	name   string // of its room
 	room   *client.Room
-	hot    *client.Room // of room 0, opened when a shared key is first used
+	hot    *client.Room // of room 0
 	seen   map[string]uint64
 }
 
-func dialConclave(ctx context.Context, servers []string, i int) (session, error) {
+func dialConclave(ctx context.Context, servers []string, i int, room string) (*conclaveSession, error) {
 	// This client's node first; the others only if that one fails.
 	at := i % len(servers)
 	order := append(append([]string{}, servers[at:]...), servers[:at]...)
@@ -92,26 +143,22 @@ func dialConclave(ctx context.Context, servers []string, i int) (session, error)
 	if err != nil {
 		return nil, err
 	}
-	room, err := c.Join(ctx, roomName(i), client.JoinOptions{})
-	if err != nil {
-		_ = c.Close()
-		return nil, err
-	}
-	return &conclaveSession{client: c, room: room, seen: map[string]uint64{}}, nil
+	return &conclaveSession{client: c, name: room, seen: map[string]uint64{}}, nil
 }
 
 func (s *conclaveSession) of(ctx context.Context, key string) (*client.Room, error) {
-	if !strings.HasPrefix(key, "hot") || s.room.Name() == roomName(0) {
-		return s.room, nil
+	room, name := &s.room, s.name
+	if strings.HasPrefix(key, "hot") {
+		room, name = &s.hot, roomName(0)
 	}
-	if s.hot == nil {
-		r, err := s.client.Join(ctx, roomName(0), client.JoinOptions{})
+	if *room == nil {
+		r, err := s.client.Join(ctx, name, client.JoinOptions{})
 		if err != nil {
 			return nil, err
 		}
-		s.hot = r
+		*room = r
 	}
-	return s.hot, nil
+	return *room, nil
 }
 
 func (s *conclaveSession) put(ctx context.Context, key string, value []byte) error {
@@ -129,6 +176,19 @@ func (s *conclaveSession) get(ctx context.Context, key string) error {
 	}
 	if client.IsNotFound(err) {
 		return nil
+	}
+	return err
+}
+
+// list reads a page of the room's store, which must have so many entries.
+func (s *conclaveSession) list(ctx context.Context, after string, limit, want int) error {
+	r, err := s.of(ctx, after)
+	if err != nil {
+		return err
+	}
+	page, err := r.List(ctx, client.ListParams{After: after, Limit: limit})
+	if err == nil && len(page.Entries) != want {
+		err = fmt.Errorf("a list of %s after %s has %d entries, want %d", s.name, after, len(page.Entries), want)
 	}
 	return err
 }
@@ -212,21 +272,4 @@ func gitVersion() string {
 		return "unknown"
 	}
 	return strings.TrimSpace(string(out))
-}
-
-// rss is the resident memory of a process in bytes.
-func rss(pid int) (int64, error) {
-	f, err := os.Open(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return 0, err
-	}
-	defer f.Close()
-	lines := bufio.NewScanner(f)
-	for lines.Scan() {
-		if rest, ok := strings.CutPrefix(lines.Text(), "VmRSS:"); ok {
-			kb, err := strconv.ParseInt(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(rest), "kB")), 10, 64)
-			return kb << 10, err
-		}
-	}
-	return 0, io.ErrUnexpectedEOF
 }

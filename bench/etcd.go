@@ -24,7 +24,7 @@ func newEtcd(bin string) (*system, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &system{name: "etcd", version: version, plan: func(dir string, clients, peers []int) (*running, error) {
+	return &system{name: "etcd", version: version, nodes: nodes, plan: func(dir string, clients, peers []int) (*running, error) {
 		var endpoints, cluster []string
 		for i := range nodes {
 			endpoints = append(endpoints, fmt.Sprintf("http://127.0.0.1:%d", clients[i]))

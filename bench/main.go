@@ -92,7 +92,12 @@ func bench(ctx context.Context) error {
 		}
 		for round := range *rounds {
 			for _, s := range systems {
-				f, err := once(ctx, work, s, w, p)
+				var f figures
+				// Whatever hangs is an error, not a night.
+				err := once(ctx, work, s, 3*time.Minute+p.warmUp+p.measure, func(ctx context.Context, r *running) (err error) {
+					f, err = w.run(ctx, r, p)
+					return err
+				})
 				if ctx.Err() != nil {
 					return ctx.Err()
 				}
@@ -106,7 +111,7 @@ func bench(ctx context.Context) error {
 				res.Runs = append(res.Runs, run{w.name, s.name, round + 1, f, skipped})
 			}
 		}
-		if err := res.save(*raw); err != nil {
+		if err := save(res, *raw); err != nil {
 			return err
 		}
 	}
@@ -142,26 +147,24 @@ func wanted(name, only string) bool {
 	return only == "" || slices.ContainsFunc(strings.Split(only, ","), func(o string) bool { return strings.HasPrefix(name, o) })
 }
 
-// once runs a workload on a fresh cluster.
-func once(ctx context.Context, work string, s *system, w workload, p pace) (figures, error) {
+// once runs f on a fresh cluster, within a time.
+func once(ctx context.Context, work string, s *system, limit time.Duration, f func(context.Context, *running) error) error {
 	dir, err := os.MkdirTemp(work, "cluster-")
 	if err != nil {
-		return figures{}, err
+		return err
 	}
 	defer os.RemoveAll(dir)
-	// Whatever hangs is an error, not a night.
-	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute+p.warmUp+p.measure)
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	r, err := s.start(ctx, dir)
 	if err != nil {
-		return figures{}, withLogs(err, dir)
+		return withLogs(err, dir)
 	}
 	defer r.stop()
-	f, err := w.run(ctx, r, p)
-	if err != nil && !errors.Is(err, errUnsupported) {
+	if err = f(ctx, r); err != nil && !errors.Is(err, errUnsupported) {
 		err = withLogs(err, dir)
 	}
-	return f, err
+	return err
 }
 
 // withLogs adds the ends of the nodes' logs to an error.
@@ -179,8 +182,9 @@ func withLogs(err error, dir string) error {
 	return err
 }
 
-func (r *results) save(path string) error {
-	b, err := json.MarshalIndent(r, "", "\t")
+// save writes what was measured as JSON.
+func save(results any, path string) error {
+	b, err := json.MarshalIndent(results, "", "\t")
 	if err != nil {
 		return err
 	}

@@ -21,7 +21,7 @@ func newNATS(bin string) (*system, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &system{name: "NATS", version: version, plan: func(dir string, clients, peers []int) (*running, error) {
+	return &system{name: "NATS", version: version, nodes: nodes, plan: func(dir string, clients, peers []int) (*running, error) {
 		var routes, urls []string
 		for i := range nodes {
 			urls = append(urls, fmt.Sprintf("nats://127.0.0.1:%d", clients[i]))

@@ -133,21 +133,26 @@ func (r *results) publish(page, plotFile string) error {
 			return fmt.Errorf("plot: %w", err)
 		}
 	}
+	return writePage(page, pageBegin, pageEnd, r.table())
+}
+
+// writePage puts a text between two markers of a page, or on stdout without a page.
+func writePage(page, begin, end, text string) error {
 	if page == "" {
-		fmt.Print(r.table())
+		fmt.Print(text)
 		return nil
 	}
 	old, err := os.ReadFile(page)
 	if err != nil {
 		return err
 	}
-	before, rest, ok := bytes.Cut(old, []byte(pageBegin))
-	_, after, ok2 := bytes.Cut(rest, []byte(pageEnd))
+	before, rest, ok := bytes.Cut(old, []byte(begin))
+	_, after, ok2 := bytes.Cut(rest, []byte(end))
 	if !ok || !ok2 {
-		return fmt.Errorf("%s has no markers %s and %s", page, pageBegin, pageEnd)
+		return fmt.Errorf("%s has no markers %s and %s", page, begin, end)
 	}
-	text := fmt.Sprintf("%s%s\n\n%s\n%s%s", before, pageBegin, r.table(), pageEnd, after)
-	return os.WriteFile(page, []byte(text), 0o644)
+	whole := fmt.Sprintf("%s%s\n\n%s\n%s%s", before, begin, text, end, after)
+	return os.WriteFile(page, []byte(whole), 0o644)
 }
 
 // plot draws the ratios as bars, on a logarithmic scale.

@@ -15,26 +15,27 @@ import (
 // errUnsupported is what a system answers that has no such operation.
 var errUnsupported = errors.New("the system has no such operation")
 
-// nodes is the size of every cluster.
+// nodes is the size of the clusters that are compared.
 const nodes = 3
 
 // system is a way to run a cluster of one product.
 type system struct {
 	name    string
 	version string
-	// plan says how to run three nodes with their data under dir, which serve clients
-	// at the first ports and each other at the second.
+	nodes   int
+	// plan says how to run the nodes with their data under dir, which serve clients at
+	// the first ports and each other at the second.
 	plan func(dir string, clients, peers []int) (*running, error)
 }
 
-// start starts three nodes with their data under dir, and returns once the cluster
+// start starts the nodes with their data under dir, and returns once the cluster
 // takes writes.
 func (s *system) start(ctx context.Context, dir string) (*running, error) {
-	ports, err := freePorts(2 * nodes)
+	ports, err := freePorts(2 * s.nodes)
 	if err != nil {
 		return nil, err
 	}
-	r, err := s.plan(dir, ports[:nodes], ports[nodes:])
+	r, err := s.plan(dir, ports[:s.nodes], ports[s.nodes:])
 	if err != nil {
 		return nil, err
 	}
@@ -58,8 +59,9 @@ type running struct {
 	// clients are better off sharing one (see docs/benchmarks.md).
 	dial func(ctx context.Context, i int) (session, error)
 	// leader is the index of the node that leads.
-	leader func(ctx context.Context) (int, error)
-	close  func() // what the clients share
+	leader  func(ctx context.Context) (int, error)
+	close   func()   // what the clients share
+	servers []string // of this product: where its clients reach the nodes
 }
 
 // session is one client. A method that the system does not have answers
@@ -92,6 +94,7 @@ type process struct {
 	path string
 	args []string
 	log  string
+	data string // of this product: its folder
 	cmd  *exec.Cmd
 	done chan struct{}
 }

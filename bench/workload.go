@@ -17,13 +17,17 @@ import (
 const valueBytes = 256
 
 // figures are what one run of a workload measured. Rate is operations, or events
-// delivered, per second; latencies are in milliseconds. What does not apply is 0.
+// delivered, per second; latencies are in milliseconds. CPU is what all nodes spent
+// on one of those operations, user and system, in microseconds. What does not apply
+// is 0.
 type figures struct {
 	Rate    float64 `json:"rate,omitempty"`
 	P50     float64 `json:"p50_ms,omitempty"`
 	P99     float64 `json:"p99_ms,omitempty"`
 	Max     float64 `json:"max_ms,omitempty"`
+	CPU     float64 `json:"cpu_us,omitempty"`
 	Gaps    int     `json:"gaps,omitempty"`
+	Count   int     `json:"count,omitempty"`
 	Seconds float64 `json:"seconds,omitempty"`
 }
 
@@ -76,6 +80,8 @@ func workloads() []workload {
 		add(fmt.Sprintf("get-%d", n), fmt.Sprintf("linearizable get, %d clients", n), byRate, closedLoop(n,
 			func(ctx context.Context, s session, i int, _ []byte) (bool, error) {
 				return true, s.get(ctx, fmt.Sprintf("key-%d", i))
+			}, func(ctx context.Context, s session, i int, v []byte) error {
+				return s.put(ctx, fmt.Sprintf("key-%d", i), v)
 			}))
 	}
 	add("cas-16", "compare-and-set, 16 clients on one key: wins", byRate, closedLoop(16,
@@ -165,56 +171,87 @@ func summarize(h *hdrhistogram.Histogram, f figures) figures {
 }
 
 // closedLoop runs n clients, each with one request at a time. An operation that
-// counts is one for which op answers true.
-func closedLoop(n int, op func(ctx context.Context, s session, i int, value []byte) (bool, error)) func(context.Context, *running, pace) (figures, error) {
+// counts is one for which op answers true. Each client first does what is to be done
+// before, and the operation once, which makes its connection; that is not measured.
+func closedLoop(n int, op func(ctx context.Context, s session, i int, value []byte) (bool, error),
+	before ...func(ctx context.Context, s session, i int, value []byte) error,
+) func(context.Context, *running, pace) (figures, error) {
 	return func(ctx context.Context, r *running, p pace) (figures, error) {
 		sessions, closeAll, err := dialAll(ctx, r, n)
 		if err != nil {
 			return figures{}, err
 		}
 		defer closeAll()
-		begin := time.Now().Add(p.warmUp)
-		end := begin.Add(p.measure)
-		histograms := make([]*hdrhistogram.Histogram, n)
-		counts := make([]int, n)
-		errs := make([]error, n)
-		var wg sync.WaitGroup
-		for i, s := range sessions {
-			wg.Add(1)
-			go func() {
-				defer wg.Done()
-				h, value := newHistogram(), valueOf(0)
-				histograms[i] = h
-				for {
-					sent := time.Now()
-					if !sent.Before(end) {
-						return
-					}
-					counted, err := op(ctx, s, i, value)
-					if err != nil {
-						errs[i] = err
-						return
-					}
-					if done := time.Now(); counted && !sent.Before(begin) && done.Before(end) {
-						counts[i]++
-						_ = h.RecordValue(done.Sub(sent).Microseconds()) // within a minute, or the run has failed
-					}
+		value := valueOf(0)
+		if err := inParallel(n, func(i int) error {
+			for _, f := range before {
+				if err := f(ctx, sessions[i], i, value); err != nil {
+					return err
 				}
-			}()
-		}
-		wg.Wait()
-		for _, err := range errs {
-			if err != nil {
-				return figures{}, err
 			}
+			_, err := op(ctx, sessions[i], i, value)
+			return err
+		}); err != nil {
+			return figures{}, err
 		}
-		all, total := newHistogram(), 0
-		for i := range sessions {
-			all.Merge(histograms[i])
-			total += counts[i]
-		}
-		return summarize(all, figures{Rate: float64(total) / p.measure.Seconds(), Seconds: p.measure.Seconds()}), nil
+		return r.load(ctx, n, p, func(i int) (bool, error) { return op(ctx, sessions[i], i, value) })
 	}
+}
+
+// load runs n lanes, each of which does the next thing when the one before is done.
+func (r *running) load(ctx context.Context, n int, p pace, op func(lane int) (counted bool, err error)) (figures, error) {
+	begin := time.Now().Add(p.warmUp)
+	end := begin.Add(p.measure)
+	histograms := make([]*hdrhistogram.Histogram, n)
+	counts := make([]int, n)
+	errs := make([]error, n)
+	var wg sync.WaitGroup
+	for i := range n {
+		wg.Go(func() {
+			h := newHistogram()
+			histograms[i] = h
+			for {
+				sent := time.Now()
+				if !sent.Before(end) {
+					return
+				}
+				counted, err := op(i)
+				if err != nil {
+					errs[i] = err
+					return
+				}
+				if done := time.Now(); counted && !sent.Before(begin) && done.Before(end) {
+					counts[i]++
+					_ = h.RecordValue(done.Sub(sent).Microseconds()) // within a minute, or the run has failed
+				}
+			}
+		})
+	}
+	spent, err := r.spent(ctx, begin, end)
+	wg.Wait()
+	for _, e := range errs {
+		if e != nil {
+			return figures{}, e
+		}
+	}
+	if err != nil {
+		return figures{}, err
+	}
+	all, total := newHistogram(), 0
+	for i := range n {
+		all.Merge(histograms[i])
+		total += counts[i]
+	}
+	f := figures{Rate: float64(total) / p.measure.Seconds(), Seconds: p.measure.Seconds()}
+	return summarize(all, f.costing(spent, total)), nil
+}
+
+// costing shares what the nodes spent out to operations.
+func (f figures) costing(spent time.Duration, operations int) figures {
+	if operations > 0 {
+		f.CPU = float64(spent.Microseconds()) / float64(operations)
+	}
+	return f
 }
 
 // valueOf is a value that begins with a time, in hexadecimal digits.
@@ -266,17 +303,14 @@ func fanOut(n, rate int) func(context.Context, *running, pace) (figures, error) 
 		defer closeAll()
 
 		var received, gaps atomic.Int64
-		begin := time.Now() // set again below, before anything is published
-		histograms := make([]*hdrhistogram.Histogram, n)
+		var late lateness
 		var measuring atomic.Bool
 		moved := make(chan struct{}, 1)
 		err = inParallel(n, func(i int) error {
-			h := newHistogram()
-			histograms[i] = h
 			return subscribers[i].watch(ctx, "hot-watched", func(v []byte) {
 				if sent, ok := timeIn(v); ok && sent != 0 {
 					if measuring.Load() {
-						_ = h.RecordValue(max(1, (time.Now().UnixNano()-sent)/1000))
+						late.note(i, (time.Now().UnixNano()-sent)/1000)
 					}
 					if received.Add(1)%int64(n) == 0 {
 						select {
@@ -291,12 +325,16 @@ func fanOut(n, rate int) func(context.Context, *running, pace) (figures, error) 
 			return figures{}, err
 		}
 
-		begin = time.Now().Add(p.warmUp)
+		begin := time.Now().Add(p.warmUp)
 		end := begin.Add(p.measure)
 		var atBegin int64
+		var spentBefore time.Duration
 		sent := 0
 		for time.Now().Before(end) {
 			if !measuring.Load() && !time.Now().Before(begin) {
+				if spentBefore, err = r.cpu(); err != nil {
+					return figures{}, err
+				}
 				atBegin = received.Load()
 				begin = time.Now()
 				measuring.Store(true)
@@ -322,6 +360,10 @@ func fanOut(n, rate int) func(context.Context, *running, pace) (figures, error) 
 		measuring.Store(false)
 		seconds := time.Since(begin).Seconds()
 		delivered := received.Load() - atBegin
+		spent, err := r.cpu()
+		if err != nil {
+			return figures{}, err
+		}
 		// What is still under way belongs to nobody's measurement, but must arrive.
 		for deadline := time.Now().Add(20 * time.Second); received.Load() < int64(sent)*int64(n) && time.Now().Before(deadline); {
 			time.Sleep(10 * time.Millisecond)
@@ -331,12 +373,38 @@ func fanOut(n, rate int) func(context.Context, *running, pace) (figures, error) 
 		if missing != 0 {
 			gaps.Add(missing)
 		}
-		all := newHistogram()
-		for _, h := range histograms {
-			all.Merge(h)
-		}
-		return summarize(all, figures{Rate: float64(delivered) / seconds, Gaps: int(gaps.Load()), Seconds: seconds}), nil
+		f := figures{Rate: float64(delivered) / seconds, Gaps: int(gaps.Load()), Seconds: seconds}
+		return summarize(late.all(), f.costing(spent-spentBefore, int(delivered))), nil
 	}
+}
+
+// lateness is a histogram that many goroutines write. It has few parts, since one
+// for each of ten thousand subscribers would not fit into any cache.
+type lateness [16]struct {
+	mu sync.Mutex
+	h  *hdrhistogram.Histogram // nil until something is noted
+}
+
+func (l *lateness) note(i int, micros int64) {
+	part := &l[i%len(l)]
+	part.mu.Lock()
+	defer part.mu.Unlock()
+	if part.h == nil {
+		part.h = newHistogram()
+	}
+	_ = part.h.RecordValue(max(1, micros))
+}
+
+func (l *lateness) all() *hdrhistogram.Histogram {
+	all := newHistogram()
+	for i := range l {
+		l[i].mu.Lock()
+		if l[i].h != nil {
+			all.Merge(l[i].h)
+		}
+		l[i].mu.Unlock()
+	}
+	return all
 }
 
 // failover kills the leader while writers write through the other nodes, and
@@ -354,7 +422,7 @@ func failover(ctx context.Context, r *running, p pace) (figures, error) {
 		}
 	}()
 	for i := 0; len(sessions) < writers; i++ {
-		if i%nodes == at {
+		if i%len(r.procs) == at {
 			continue // its clients would have to find another node first
 		}
 		s, err := r.dial(ctx, i)
