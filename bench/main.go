@@ -38,7 +38,13 @@ func main() {
 	log.SetFlags(log.Ltime)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := bench(ctx); err != nil {
+	var err error
+	if len(os.Args) > 1 && os.Args[1] == "growth" {
+		err = benchGrowth(ctx, os.Args[2:])
+	} else {
+		err = bench(ctx)
+	}
+	if err != nil {
 		log.Fatal(err)
 	}
 }
