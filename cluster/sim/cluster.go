@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -35,6 +36,7 @@ type Cluster struct {
 
 	closing *tasks        // nodes that were killed and are being closed; one may also stop itself while the test ends
 	over    chan struct{} // closed when the test ends
+	closed  atomic.Bool
 
 	mu      sync.Mutex
 	servers []*Server
@@ -228,6 +230,9 @@ func (c *Cluster) Followers() (followers []int) {
 
 // close ends everything.
 func (c *Cluster) close() {
+	if c.closed.Swap(true) {
+		return
+	}
 	close(c.over)
 	c.Net.Heal()
 	for _, s := range c.Servers() {

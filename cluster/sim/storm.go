@@ -117,6 +117,14 @@ func (s Storm) Run(c *Cluster, h *History) {
 		think = 150 * time.Millisecond
 	}
 	var clients sync.WaitGroup
+	whole := false
+	defer func() { // nobody is left behind when a failure ends the storm
+		if !whole {
+			close(stop)
+			c.close()
+			clients.Wait()
+		}
+	}()
 	for _, role := range s.cast() {
 		for i := range role.many {
 			clients.Go(func() {
@@ -139,6 +147,7 @@ func (s Storm) Run(c *Cluster, h *History) {
 	time.Sleep(s.pace().fault / 3) // some work after the storm
 	close(stop)
 	clients.Wait()
+	whole = true
 	c.Settle()
 	c.compare(h)
 }

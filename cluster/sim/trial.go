@@ -1,7 +1,9 @@
 package sim
 
 import (
+	"errors"
 	"fmt"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -16,14 +18,15 @@ import (
 // one of many tries.
 func Trial(t *testing.T, s Storm, opts Options) (h *History, wrong []error) {
 	t.Helper()
+	v := &verdict{}
+	var bubble string
 	defer func() {
 		if p := recover(); p != nil { // synctest's own: nothing moves any more, or goroutines are left
-			panic(fmt.Sprintf("seed %d: %v\n%v\n%s", s.Seed, p, s.draw(), stuck()))
+			panic(fmt.Sprintf("seed %d: %v\n%v\n%v\n%s", s.Seed, p, s.draw(), errors.Join(v.wrong...), stuck(bubble)))
 		}
 	}()
-	v := &verdict{}
 	synctest.Test(t, func(t *testing.T) {
-		v.TB = t
+		v.TB, bubble = t, bubbleName()
 		h = NewHistory()
 		opts.Seed, opts.History = s.Seed, h
 		over := make(chan struct{})
@@ -36,13 +39,19 @@ func Trial(t *testing.T, s Storm, opts Options) (h *History, wrong []error) {
 	return h, append(v.wrong, h.Check()...)
 }
 
-// stuck are the goroutines that bubbles have left, as a stack trace has them.
-func stuck() string {
-	buf := make([]byte, 4<<20)
+// bubbleName is what stack traces call this goroutine's bubble.
+func bubbleName() string {
+	buf := make([]byte, 200)
+	return regexp.MustCompile(`synctest bubble \d+`).FindString(string(buf[:runtime.Stack(buf, false)]))
+}
+
+// stuck are the goroutines that a bubble has left, as a stack trace has them.
+func stuck(bubble string) string {
+	buf := make([]byte, 16<<20)
 	buf = buf[:runtime.Stack(buf, true)]
 	var found []string
 	for _, goroutine := range strings.Split(string(buf), "\n\n") {
-		if strings.Contains(goroutine, "durable") {
+		if strings.Contains(goroutine, bubble+"]") {
 			found = append(found, goroutine)
 		}
 	}
