@@ -145,6 +145,7 @@ func Open(cfg Config) (*Node, error) {
 		err = errors.Join(fmt.Errorf("start raft: %w", err), n.channel.Close(), n.transport.Close())
 		return nil, err
 	}
+	n.transport.Serves(n.raft)
 	events := make(chan raft.Observation, 64)
 	n.observer = raft.NewObserver(events, false, func(o *raft.Observation) bool {
 		switch o.Data.(type) {

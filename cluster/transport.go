@@ -12,7 +12,7 @@ import (
 )
 
 // transport is what raft gets: any other transport (TCP's, the simulation's) with
-// five things changed.
+// six things changed.
 //
 //   - Heartbeats take no fast path. In hashicorp/raft a heartbeat that is handled
 //     beside the main loop may move the term while the leader's log is being
@@ -23,6 +23,7 @@ import (
 //   - Entries are not pipelined: a follower can wedge for ever (hashicorp/raft#612).
 //   - Followers hear of a commit at once (see nudger).
 //   - A late snapshot does not reach raft (see receive).
+//   - Who asks for a vote is taken for a voter (see unquestioned).
 //
 // raft closes it on Shutdown.
 type transport struct {
@@ -33,6 +34,7 @@ type transport struct {
 
 	consumer chan raft.RPC
 	reached  atomic.Uint64 // the newest index that was published here
+	raft     atomic.Pointer[raft.Raft]
 	done     chan struct{} // closed by Close
 	closing  sync.Once
 	received chan struct{} // closed when receive has ended
@@ -81,6 +83,7 @@ func (t *transport) receive() {
 			rpc.Respond(&raft.InstallSnapshotResponse{Term: req.Term, Success: true}, err)
 			continue
 		}
+		rpc.Command = t.unquestioned(rpc.Command)
 		select {
 		case t.consumer <- rpc:
 		case <-t.done:
@@ -88,6 +91,37 @@ func (t *transport) receive() {
 			return
 		}
 	}
+}
+
+// Serves tells the transport which raft it serves.
+func (t *transport) Serves(r *raft.Raft) { t.raft.Store(r) }
+
+// unquestioned has raft answer a request for a vote whether or not its newest
+// configuration has the candidate as a voter; it refuses to otherwise. A candidate
+// is one by its own log, and if the entry that made it one is not in ours, its log
+// may be the only one to elect: with the old leader gone for good, nobody could win.
+// A candidate whose log is the shorter is refused for that, also one that was
+// removed and does not know.
+func (t *transport) unquestioned(command any) any {
+	switch req := command.(type) {
+	case *raft.RequestVoteRequest:
+		asked := *req
+		asked.ID = nil // raft does not look it up then, and votes for Addr
+		return &asked
+	case *raft.RequestPreVoteRequest:
+		r := t.raft.Load()
+		if r == nil {
+			break
+		}
+		for _, s := range r.GetConfiguration().Configuration().Servers {
+			if s.Suffrage == raft.Voter {
+				asked := *req
+				asked.ID = []byte(s.ID) // raft looks up nothing else by it
+				return &asked
+			}
+		}
+	}
+	return command
 }
 
 // campaignPatience is how long raft may take to accept a campaign before it is

@@ -170,6 +170,38 @@ func TestRegression_raft696_ATransferThatNobodyEnds(t *testing.T) {
 	})
 }
 
+// TestRegression_AVoterThatIsNotKnownToBeOne: a node became a voter by the word of a
+// majority, the leader dies, and the one that is left has not heard of it. Raft
+// refuses its vote to whom it does not know as a voter, and two of three nodes that
+// have everything would never elect one of them. Seed 9,747 of a long run found it.
+func TestRegression_AVoterThatIsNotKnownToBeOne(t *testing.T) {
+	opts := ordinary(409)
+	opts.Nodes = 2
+	inBubble(t, opts, func(t *testing.T, c *Cluster, h *History) {
+		leader := c.settled()
+		behind, comes := c.Followers()[0], c.Add()
+		k := c.NewClient(h, "ada").On(leader)
+		k.put("before")
+		name := c.Server(comes).Name
+		if err := c.Node(leader).AddMember(t.Context(), name, c.Net.Addr(name), true, 0); err != nil {
+			t.Fatal(err)
+		}
+		c.Settle()
+		time.Sleep(time.Second) // the leader hears that it has caught up
+		c.Isolate(behind)
+		if err := c.Node(leader).Promote(t.Context(), name, 0); err != nil {
+			t.Fatal(err)
+		}
+		k.put("among two of three")
+		c.Kill(leader)
+		c.Net.Heal()
+		c.Leader()
+		if op := k.On(behind).put("after"); op.Outcome != Applied {
+			t.Errorf("two of three live, and answer %v", op)
+		}
+	})
+}
+
 // TestRegression_ClosedWhileHandingOver: a node whose disk is slow is closed while it
 // leads, and gives its hand-over up before raft gets to it. A raft that is shut down
 // forgets what it was asked, and whoever waited for the answer waited for ever; a
