@@ -49,10 +49,13 @@ func contents(t interface{ Fatal(...any) }, d *DataDir) string {
 }
 
 // damageable makes a data directory with something of everything, and closes it.
-func damageable(t *testing.T) (dir, was string) {
+func damageable(t *testing.T, opts DataDirOptions) (dir, was string) {
 	t.Helper()
 	dir = filepath.Join(t.TempDir(), "d")
-	d := mustOpen(t, dir)
+	d, err := OpenDataDir(dir, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
 	if _, err := identity(d.Stable, "n1", nil); err != nil {
 		t.Fatal(err)
 	}
@@ -92,9 +95,9 @@ func copyDir(t interface{ Fatal(...any) }, to, from, file string, data []byte) {
 func openDamaged(t interface {
 	Fatal(...any)
 	Errorf(string, ...any)
-}, dir, file, was string,
+}, opts DataDirOptions, dir, file, was string,
 ) (refused bool) {
-	d, err := OpenDataDir(dir, DataDirOptions{})
+	d, err := OpenDataDir(dir, opts)
 	if err == nil {
 		defer d.Close()
 		if got := contents(t, d); got != was {
@@ -110,37 +113,80 @@ func openDamaged(t interface {
 }
 
 func TestG1_DamagedLogIsRefusedOrWhole(t *testing.T) {
-	dir, was := damageable(t)
-	data, err := os.ReadFile(filepath.Join(dir, dbName))
+	kinds := []string{"bit", "head", "junk", "short", "zero", "moved"}
+	t.Run("bolt", func(t *testing.T) {
+		dir, was := damageable(t, DataDirOptions{})
+		damageFile(t, DataDirOptions{}, dir, filepath.Join(dir, dbName), was, kinds)
+	})
+	t.Run("wal's list", func(t *testing.T) {
+		dir, was := damageable(t, walOptions)
+		damageFile(t, walOptions, dir, filepath.Join(dir, dbName), was, kinds)
+	})
+	t.Run("wal's full segment", func(t *testing.T) {
+		dir, was := damageable(t, walOptions)
+		all := segments(t, dir)
+		damageFile(t, walOptions, dir, all[len(all)-2], was, kinds)
+	})
+	large := DataDirOptions{LogStore: LogWAL, segmentSize: 128 << 10} // all are in one
+	t.Run("wal's last segment", func(t *testing.T) {
+		dir, was := damageable(t, large)
+		damageFile(t, large, dir, segments(t, dir)[0], was, kinds)
+	})
+	t.Run("wal's last segment after a crash", func(t *testing.T) {
+		dir, was := damageable(t, large)
+		db, err := openBolt(filepath.Join(dir, dbName))
+		if err == nil {
+			err = errors.Join(db.SetUint64([]byte(keyWALEnd), 0), db.Close())
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		// Zeros in the last write are those of a torn one.
+		damageFile(t, large, dir, segments(t, dir)[0], was, kinds[:4])
+	})
+}
+
+// damageFile damages one file of a data directory in every way.
+func damageFile(t *testing.T, opts DataDirOptions, dir, path, was string, kinds []string) {
+	file, _ := filepath.Rel(dir, path)
+	data, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	to := filepath.Join(t.TempDir(), "damaged")
 	refused := map[string]int{}
+	pages := 1 // that have anything
+	for i := 0; i < len(data); i += 4096 {
+		if !allZero(data[i:min(i+4096, len(data))]) {
+			pages = i/4096 + 1
+		}
+	}
+	pageAt := func(i int) []byte { return data[i*4096 : min((i+1)*4096, len(data))] }
 	rapid.Check(t, func(rt *rapid.T) {
 		bad := bytes.Clone(data)
-		kind := rapid.SampledFrom([]string{"bit", "head", "junk", "zero", "moved", "short"}).Draw(rt, "kind")
-		page := rapid.IntRange(0, len(data)/4096-1).Draw(rt, "page") * 4096
+		kind := rapid.SampledFrom(kinds).Draw(rt, "kind")
+		number := rapid.IntRange(0, pages-1).Draw(rt, "page")
+		page := bad[number*4096 : number*4096+len(pageAt(number))]
 		switch kind {
 		case "bit":
-			bad[page+rapid.IntRange(0, 4095).Draw(rt, "byte")] ^= 1 << rapid.IntRange(0, 7).Draw(rt, "bit")
+			page[rapid.IntRange(0, len(page)-1).Draw(rt, "byte")] ^= 1 << rapid.IntRange(0, 7).Draw(rt, "bit")
 		case "head": // a bit of what bolt's structure hangs on
-			bad[page+rapid.IntRange(0, 95).Draw(rt, "byte")] ^= 1 << rapid.IntRange(0, 7).Draw(rt, "bit")
+			page[rapid.IntRange(0, min(95, len(page)-1)).Draw(rt, "byte")] ^= 1 << rapid.IntRange(0, 7).Draw(rt, "bit")
 		case "junk":
-			copy(bad[page:], rapid.SliceOfN(rapid.Byte(), 16, 64).Draw(rt, "junk"))
+			copy(page, rapid.SliceOfN(rapid.Byte(), 16, 64).Draw(rt, "junk"))
 		case "zero":
-			clear(bad[page : page+4096])
+			clear(page)
 		case "moved": // a write that went to another place
-			copy(bad[page:page+4096], data[rapid.IntRange(0, len(data)/4096-1).Draw(rt, "from")*4096:])
+			copy(page, pageAt(rapid.IntRange(0, pages-1).Draw(rt, "from")))
 		case "short":
 			bad = bad[:rapid.IntRange(0, len(data)-1).Draw(rt, "size")]
 		}
-		copyDir(rt, to, dir, dbName, bad)
-		if openDamaged(rt, to, dbName, was) {
+		copyDir(rt, to, dir, file, bad)
+		if openDamaged(rt, opts, to, file, was) {
 			refused[kind]++
 		}
 	})
-	for _, kind := range []string{"bit", "head", "junk", "zero", "moved", "short"} {
+	for _, kind := range kinds {
 		if refused[kind] == 0 {
 			t.Errorf("damage of kind %q was never noticed", kind)
 		}
@@ -150,7 +196,7 @@ func TestG1_DamagedLogIsRefusedOrWhole(t *testing.T) {
 
 // One bit of any byte of a snapshot's files counts.
 func TestG1_DamagedSnapshotIsRefusedOrWhole(t *testing.T) {
-	dir, was := damageable(t)
+	dir, was := damageable(t, DataDirOptions{})
 	to := filepath.Join(t.TempDir(), "damaged")
 	files, err := filepath.Glob(filepath.Join(dir, snapshotsDir, "*", "*"))
 	if err != nil || len(files) != 3 {
@@ -168,13 +214,13 @@ func TestG1_DamagedSnapshotIsRefusedOrWhole(t *testing.T) {
 			bad := bytes.Clone(data)
 			bad[at] ^= 1 << (at % 8)
 			copyDir(t, to, dir, file, bad)
-			if openDamaged(t, to, file, was) {
+			if openDamaged(t, DataDirOptions{}, to, file, was) {
 				refused++
 			}
 		}
 		for _, size := range []int{0, 1, len(data) / 2, len(data) - 1} {
 			copyDir(t, to, dir, file, data[:size])
-			openDamaged(t, to, file, was)
+			openDamaged(t, DataDirOptions{}, to, file, was)
 		}
 		if filepath.Base(file) != "meta.json" && refused != tried {
 			t.Errorf("%s: %d of %d damaged bytes were noticed", filepath.Base(file), refused, tried)
@@ -183,7 +229,7 @@ func TestG1_DamagedSnapshotIsRefusedOrWhole(t *testing.T) {
 		if err := os.Remove(filepath.Join(to, file)); err != nil {
 			t.Fatal(err)
 		}
-		if !openDamaged(t, to, file, was) {
+		if !openDamaged(t, DataDirOptions{}, to, file, was) {
 			t.Errorf("%s: nobody noticed that it is gone", file)
 		}
 	}
@@ -192,9 +238,27 @@ func TestG1_DamagedSnapshotIsRefusedOrWhole(t *testing.T) {
 // Damage that comes while the node runs stops it when it is read, with the file's
 // name, and is never given out.
 func TestG1_DamageWhileRunningIsFatal(t *testing.T) {
-	dir, _ := damageable(t)
-	d := mustOpen(t, dir)
-	path := filepath.Join(dir, dbName)
+	t.Run("bolt", func(t *testing.T) { damageRunning(t, DataDirOptions{}, dbName) })
+	t.Run("wal", func(t *testing.T) { damageRunning(t, walOptions, walDir+"/*") })
+}
+
+func damageRunning(t *testing.T, opts DataDirOptions, pattern string) {
+	dir, _ := damageable(t, opts)
+	d, err := OpenDataDir(dir, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { d.Close() })
+	paths, err := filepath.Glob(filepath.Join(dir, pattern))
+	if err != nil || len(paths) == 0 {
+		t.Fatalf("%s: %v, %v", pattern, paths, err)
+	}
+	var path string // of the file with the entry
+	for _, path = range paths {
+		if data, err := os.ReadFile(path); err == nil && bytes.Contains(data, bytes.Repeat([]byte("large"), 100)) {
+			break
+		}
+	}
 	data, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
@@ -220,8 +284,9 @@ func TestG1_DamageWhileRunningIsFatal(t *testing.T) {
 	if err := w.logStore(d.Log).GetLog(49, &l); err == nil {
 		t.Error("the damaged entry was read")
 	}
-	if len(fatal) != 1 || !strings.Contains(fatal[0].Error(), path) {
-		t.Errorf("fatal %v, want one that names %s", fatal, path)
+	named := filepath.Join(dir, strings.SplitN(pattern, "/", 2)[0])
+	if len(fatal) != 1 || !strings.Contains(fatal[0].Error(), named) {
+		t.Errorf("fatal %v, want one that names %s", fatal, named)
 	}
 
 	fatal = nil

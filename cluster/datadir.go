@@ -18,30 +18,56 @@ import (
 //
 //	lock       held while the directory is open
 //	raft.db    the log, raft's term and vote, identity and incarnation
+//	wal        the log's segments, if it is not in raft.db (see LogWAL)
 //	snapshots  the last two
 //
 // What is in them carries checksums, all of which are verified when it is opened,
 // and again when it is read.
 //
-// Log and stable store are one file on purpose: a node that lost its log must not
-// keep its name, or it would vote as if it still had what it once acknowledged.
+// Log and stable store are one file on purpose, or hang together by the list of the
+// segments: a node that lost its log must not keep its name, or it would vote as if
+// it still had what it once acknowledged.
 type DataDir struct {
 	Log       raft.LogStore
 	Stable    raft.StableStore
 	Snapshots raft.SnapshotStore
 
 	db   *sealedStore
+	wal  *sealedWAL // nil when the log is in db
 	lock *os.File
 }
+
+// LogStore is where a data directory has raft's log. It is chosen when the directory
+// is made, for ever.
+type LogStore string
+
+const (
+	// LogBolt keeps the log in raft.db, a B+ tree: an append rewrites a few pages.
+	LogBolt LogStore = "bolt"
+	// LogWAL keeps it in segments that are appended to, one write and one fsync for
+	// each append, and have their space on disk from the start.
+	LogWAL LogStore = "wal"
+)
+
+// ErrLogStore says that a data directory was made with another log store.
+var ErrLogStore = errors.New("a node keeps its log store: to change it, have the node leave the cluster, " +
+	"empty the directory, and let it join anew")
 
 // DataDirOptions are the choices of OpenDataDir.
 type DataDirOptions struct {
 	// Logger takes what the snapshot store has to say; nil discards.
 	Logger *slog.Logger
+	// LogStore is where the log is, in an old directory too; "" means LogBolt.
+	LogStore LogStore
+
+	segmentSize int // of a LogWAL, for tests; 0 means walSegment
 }
 
 const (
 	dbName       = "raft.db"
+	walDir       = "wal"
+	walSegment   = 16 << 20
+	keyLogStore  = "LogStore" // in raft.db, unless it is LogBolt
 	lockName     = "lock"
 	snapshotsDir = "snapshots" // the name that raft's file store gives it
 	keepSnaps    = 2
@@ -73,7 +99,10 @@ func openDataDir(dir string, opts DataDirOptions) (_ *DataDir, err error) {
 	if d.lock, err = lockDir(dir); err != nil {
 		return nil, err
 	}
-	if d.db, err = openDB(dir); err != nil {
+	if opts.LogStore == "" {
+		opts.LogStore = LogBolt
+	}
+	if d.db, err = openDB(dir, opts.LogStore); err != nil {
 		return nil, err
 	}
 	logger := opts.Logger
@@ -88,19 +117,43 @@ func openDataDir(dir string, opts DataDirOptions) (_ *DataDir, err error) {
 	if err := snapshots.check(); err != nil {
 		return nil, err
 	}
-	if err := checkNoGap(d.db, snapshots); err != nil {
+	d.Log, d.Stable, d.Snapshots = d.db, d.db, snapshots
+	if opts.LogStore == LogWAL {
+		if err := d.openWAL(filepath.Join(dir, walDir), opts.segmentSize, logger); err != nil {
+			return nil, err
+		}
+	}
+	if err := checkNoGap(d.Log, snapshots); err != nil {
 		return nil, err
 	}
 	if err := syncDir(dir); err != nil {
 		return nil, err
 	}
-	d.Log, d.Stable, d.Snapshots = d.db, d.db, snapshots
 	return d, nil
+}
+
+// openWAL has the log in segments.
+func (d *DataDir) openWAL(dir string, segmentSize int, logger *slog.Logger) (err error) {
+	if segmentSize == 0 {
+		segmentSize = walSegment
+	}
+	if err := makeDir(dir); err != nil {
+		return err
+	}
+	if d.wal, err = openWAL(dir, d.db, segmentSize, logger); err != nil {
+		return err
+	}
+	d.Log, d.wal.snapshots = d.wal, d.Snapshots
+	return d.wal.dropCovered()
 }
 
 // Close closes the stores and unlocks the directory. It may be called twice.
 func (d *DataDir) Close() error {
 	var errs []error
+	if d.wal != nil {
+		errs = append(errs, d.wal.Close())
+		d.wal = nil
+	}
 	if d.db != nil {
 		errs = append(errs, d.db.Close())
 		d.db = nil
@@ -112,19 +165,29 @@ func (d *DataDir) Close() error {
 	return errors.Join(errs...)
 }
 
-// openDB opens raft.db. A new one is made under another name first, so that a
-// crash leaves either none or a whole one.
-func openDB(dir string) (*sealedStore, error) {
+// openDB opens raft.db, which knows where the log is. A new one is made under another
+// name first, so that a crash leaves either none or a whole one.
+func openDB(dir string, log LogStore) (*sealedStore, error) {
 	path := filepath.Join(dir, dbName)
 	_, err := os.Stat(path)
 	if err == nil {
-		return openBolt(path)
+		db, err := openBolt(path)
+		if err != nil {
+			return nil, err
+		}
+		if err := checkLogStore(db, log); err != nil {
+			return nil, errors.Join(err, db.Close())
+		}
+		return db, nil
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
 	if names, _ := filepath.Glob(filepath.Join(dir, snapshotsDir, "*")); len(names) > 0 {
 		return nil, fmt.Errorf("there are snapshots but no %s: the log is lost", dbName)
+	}
+	if hasSegments(dir) {
+		return nil, fmt.Errorf("there are segments of a log but no %s: the log is lost", dbName)
 	}
 	draft := path + ".new"
 	if err := os.Remove(draft); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -134,13 +197,28 @@ func openDB(dir string) (*sealedStore, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := db.Close(); err != nil {
+	if log != LogBolt {
+		err = db.Set([]byte(keyLogStore), []byte(log))
+	}
+	if err := errors.Join(err, db.Close()); err != nil {
 		return nil, err
 	}
 	if err := os.Rename(draft, path); err != nil {
 		return nil, err
 	}
 	return openBolt(path)
+}
+
+// checkLogStore makes sure that a directory was made with this log store.
+func checkLogStore(db *sealedStore, want LogStore) error {
+	has, err := db.Get([]byte(keyLogStore))
+	if isNotFound(err) {
+		has, err = []byte(LogBolt), nil
+	}
+	if err == nil && LogStore(has) != want {
+		err = fmt.Errorf("its log store is %s, not %s; %w", has, want, ErrLogStore)
+	}
+	return err
 }
 
 // openBolt opens a bolt file, new or old, after all of it was read and verified.
@@ -165,7 +243,7 @@ func openBolt(path string) (_ *sealedStore, err error) {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
 	s := &sealedStore{db, path}
-	if err := s.check(); err != nil {
+	if err := checkLog(s, path); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil
@@ -173,27 +251,27 @@ func openBolt(path string) (_ *sealedStore, err error) {
 
 // checkValue verifies what is stored beside the log, keys included.
 func checkValue(bucket, key, value []byte) error {
-	if string(bucket) == "logs" { // see sealedStore.check
+	if string(bucket) == "logs" { // see checkLog
 		return nil
 	}
 	_, err := unseal(key, value)
 	return err
 }
 
-// check verifies the log: every entry, and that none is missing between them.
-func (s *sealedStore) check() error {
-	first, err := s.FirstIndex()
+// checkLog verifies a sealed log: every entry, and that none is missing between them.
+func checkLog(log raft.LogStore, path string) error {
+	first, err := log.FirstIndex()
 	if err != nil || first == 0 {
 		return err
 	}
-	last, err := s.LastIndex()
+	last, err := log.LastIndex()
 	if err != nil {
 		return err
 	}
 	for i := first; i <= last; i++ {
-		err := s.GetLog(i, new(raft.Log))
+		err := log.GetLog(i, new(raft.Log))
 		if errors.Is(err, raft.ErrLogNotFound) {
-			return damaged(s.path, "log entry %d is missing between %d and %d", i, first, last)
+			return damaged(path, "log entry %d is missing between %d and %d", i, first, last)
 		}
 		if err != nil {
 			return err

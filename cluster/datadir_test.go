@@ -36,7 +36,11 @@ func fill(t testing.TB, d *DataDir, first, last uint64) {
 	}
 }
 
-func snapshotAt(t testing.TB, d *DataDir, index uint64) {
+func snapshotAt(t interface {
+	Helper()
+	Fatal(...any)
+}, d *DataDir, index uint64,
+) {
 	t.Helper()
 	_, trans := raft.NewInmemTransport("x")
 	sink, err := d.Snapshots.Create(1, index, 1, raft.Configuration{}, 1, trans)

@@ -31,6 +31,26 @@ func sealLog(l *raft.Log) []byte {
 	return binary.BigEndian.AppendUint32(head[:0], sum)
 }
 
+// sealLogs seals copies: raft reads the entries themselves at the same time.
+func sealLogs(logs []*raft.Log) []*raft.Log {
+	sealed := make([]*raft.Log, len(logs))
+	for i, l := range logs {
+		entry := *l
+		entry.Extensions = sealLog(l)
+		sealed[i] = &entry
+	}
+	return sealed
+}
+
+// unsealLog takes the checksum off the entry that was read at an index.
+func unsealLog(path string, index uint64, l *raft.Log) error {
+	if l.Index != index || !bytes.Equal(l.Extensions, sealLog(l)) {
+		return damaged(path, "log entry %d has a wrong checksum", index)
+	}
+	l.Extensions = nil
+	return nil
+}
+
 // sealValue is the checksum of a value under its key.
 func sealValue(key, value []byte) []byte {
 	sum := crc32.Update(crc32.Checksum(key, castagnoli), castagnoli, value)
@@ -65,25 +85,15 @@ func (s *sealedStore) GetLog(index uint64, l *raft.Log) (err error) {
 		return err
 	case err != nil:
 		return damaged(s.path, "log entry %d: %w", index, err)
-	case l.Index != index || !bytes.Equal(l.Extensions, sealLog(l)):
-		return damaged(s.path, "log entry %d has a wrong checksum", index)
 	}
-	l.Extensions = nil
-	return nil
+	return unsealLog(s.path, index, l)
 }
 
 func (s *sealedStore) StoreLog(l *raft.Log) error { return s.StoreLogs([]*raft.Log{l}) }
 
-// StoreLogs seals copies: raft reads the entries themselves at the same time.
 func (s *sealedStore) StoreLogs(logs []*raft.Log) (err error) {
 	defer guard(s.path, &err)()
-	sealed := make([]*raft.Log, len(logs))
-	for i, l := range logs {
-		entry := *l
-		entry.Extensions = sealLog(l)
-		sealed[i] = &entry
-	}
-	return s.db.StoreLogs(sealed)
+	return s.db.StoreLogs(sealLogs(logs))
 }
 
 func (s *sealedStore) DeleteRange(first, last uint64) (err error) {
