@@ -30,8 +30,8 @@ test: ## the whole suite, end-to-end tests over real processes included
 sim: ## the simulation with many seeds: make sim SEEDS=10000
 	SEEDS=$(SEEDS) GOGC=400 go test -count=1 -timeout 0 -v -run '^TestSim$$' $(TESTFLAGS) ./cluster/sim
 
-faults: ## faults of real processes, disks and networks (some need root): make faults ROUNDS=100 SEED=7
-	ROUNDS=$(ROUNDS) SEED=$(SEED) go test -count=1 -timeout 0 -v -run 'mixed_load|[fF]aults_' $(TESTFLAGS) ./cmd/conclave
+faults: ## faults of real processes, disks and networks (some need root): make faults ROUNDS=100 SEED=7 LOG_STORE=wal
+	ROUNDS=$(ROUNDS) SEED=$(SEED) LOG_STORE=$(LOG_STORE) go test -count=1 -timeout 0 -v -run 'mixed_load|[fF]aults_' $(TESTFLAGS) ./cmd/conclave
 
 bench: ## every benchmark of the packages
 	go test -run '^$$' -bench . -benchmem $(TESTFLAGS) ./...

@@ -57,7 +57,11 @@ func TestG1_killed_leaders_lose_no_acknowledged_write(t *testing.T) {
 // All nodes are killed at once under load. What was acknowledged is there when
 // they are back.
 func TestG1_killing_all_nodes_loses_no_acknowledged_write(t *testing.T) {
-	c := startCluster(t, 3)
+	withLogStores(t, killAllNodes)
+}
+
+func killAllNodes(t *testing.T, store string) {
+	c := startCluster(t, 3, "--log-store", store)
 	c.open("load")
 	l := c.startLoad("load", 3)
 	l.more(200)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -11,14 +12,18 @@ import (
 	"conclave/client"
 )
 
-// A disk changes what was written while a node is down: bits of raft.db and of its
+// A disk changes what was written while a node is down: bits of its log and of its
 // snapshots, or their length. The node names the file and does not start, or has
 // lost nothing: never does it serve anything else. Emptied, it heals from the others.
 func TestG1_faults_of_damaged_files(t *testing.T) {
+	withLogStores(t, damageFiles)
+}
+
+func damageFiles(t *testing.T, store string) {
 	s := seed(t)
 	t.Logf("SEED=%d", s)
 	rng := rand.New(rand.NewPCG(s, 2))
-	c := startCluster(t, 3, append([]string{"--timeout", "300ms", "--snapshot-threshold", "20", "--trailing-logs", "10"}, comparing...)...)
+	c := startCluster(t, 3, append([]string{"--log-store", store, "--timeout", "300ms", "--snapshot-threshold", "20", "--trailing-logs", "10"}, comparing...)...)
 	c.open("damage")
 	h := c.http(0)
 	want := map[string]string{}
@@ -54,9 +59,13 @@ func TestG1_faults_of_damaged_files(t *testing.T) {
 	for _, n := range c.nodes {
 		eventually(t, n.id+" has a snapshot", func() bool { complete, _ := n.snapshots(); return len(complete) > 0 })
 	}
+	few := 3
+	if store == "wal" {
+		few = 1 // of the log
+	}
 	refused := map[string]int{}
 	kinds := []string{"a hundred bits of the log", "one bit of a snapshot", "one bit of the log", "the log's length", "a snapshot's length", "a snapshot's metadata"}
-	for round := range rounds(t, 3) {
+	for round := range rounds(t, few) {
 		kind := kinds[round%len(kinds)]
 		n := c.nodes[rng.IntN(3)]
 		n.kill()
@@ -70,6 +79,9 @@ func TestG1_faults_of_damaged_files(t *testing.T) {
 		switch kind {
 		case "one bit of the log", "a hundred bits of the log", "the log's length":
 			path = filepath.Join(n.data, "raft.db")
+			if segments, _ := filepath.Glob(filepath.Join(n.data, "wal", "*.wal")); len(segments) > 0 && rng.IntN(4) > 0 {
+				path = segments[len(segments)-1]
+			}
 		case "a snapshot's metadata":
 			path = filepath.Join(snapshot, "meta.json")
 		default:
@@ -91,8 +103,8 @@ func TestG1_faults_of_damaged_files(t *testing.T) {
 					}
 				}
 			}
-		default:
-			data[rng.IntN(len(data))] ^= 1 << rng.IntN(8)
+		default: // a segment has been given its full size
+			data[rng.IntN(len(bytes.TrimRight(data, "\x00")))] ^= 1 << rng.IntN(8)
 		}
 		if err := os.WriteFile(path, data, 0o600); err != nil {
 			t.Fatal(err)
@@ -129,7 +141,7 @@ func TestG1_faults_of_damaged_files(t *testing.T) {
 	for _, n := range c.nodes {
 		holds(n)
 	}
-	for _, kind := range kinds[:min(2, rounds(t, 3))] {
+	for _, kind := range kinds[:min(2, rounds(t, few))] {
 		if refused[kind] == 0 {
 			t.Errorf("%s: never noticed", kind)
 		}

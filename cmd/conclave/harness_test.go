@@ -215,10 +215,24 @@ func freeAddr(t *testing.T) string {
 	return net.JoinHostPort("127.0.0.1", strconv.Itoa(freePorts(t, 1)))
 }
 
-// start starts the node's process.
+// withLogStores runs a test for each log store, or for the one of LOG_STORE.
+func withLogStores(t *testing.T, test func(t *testing.T, store string)) {
+	stores := []string{"bolt", "wal"}
+	if s := os.Getenv("LOG_STORE"); s != "" {
+		stores = []string{s}
+	}
+	for _, store := range stores {
+		t.Run(store, func(t *testing.T) { test(t, store) })
+	}
+}
+
+// start starts the node's process. LOG_STORE is for nodes of which nothing else is said.
 func (n *testNode) start() {
 	n.t.Helper()
 	args := append([]string{"serve", "--id", n.id, "--data", n.data, "--http", n.http, "--peer", n.peer, "--log-level", "info"}, n.args...)
+	if s := os.Getenv("LOG_STORE"); s != "" && !slices.Contains(n.args, "--log-store") {
+		args = append(args, "--log-store", s)
+	}
 	command := slices.Concat(n.within, []string{binary}, args)
 	n.cmd = exec.Command(command[0], command[1:]...)
 	n.cmd.SysProcAttr = childAttr()

@@ -21,7 +21,10 @@ import (
 func serve(ctx context.Context, o *serveOptions, logger *slog.Logger, stdout io.Writer) (err error) {
 	// The data folder first: its lock keeps a second process of this node away
 	// from the ports too.
-	dir, err := cluster.OpenDataDir(o.data, cluster.DataDirOptions{Logger: logger})
+	dir, err := cluster.OpenDataDir(o.data, cluster.DataDirOptions{Logger: logger, LogStore: cluster.LogStore(o.logStore)})
+	if errors.Is(err, cluster.ErrLogStore) {
+		return usagef("--log-store %s: %w", o.logStore, err) // no restart would mend it
+	}
 	if err != nil {
 		return fmt.Errorf("open data folder: %w", err)
 	}

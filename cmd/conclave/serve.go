@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"conclave/cluster"
 )
 
 // serveOptions are the flags of serve. After check, addresses are complete and
@@ -21,6 +23,7 @@ type serveOptions struct {
 	bootstrapExpect                int
 	join                           []string
 	replica                        bool
+	logStore                       string
 	auth                           string
 	insecure                       bool
 	origins                        []string
@@ -90,6 +93,7 @@ majority.`,
 	f.DurationVar(&o.timeout, "timeout", time.Second, "raft heartbeat, election and lease timeout; all waits are multiples of it")
 	f.DurationVar(&o.deadline, "deadline", 4*time.Second, "how long a write or a linearizable read may wait for its outcome")
 	f.DurationVar(&o.compareInterval, "compare-interval", time.Minute, "have all replicas compare their states so often, if anything has changed; 0: never")
+	f.StringVar(&o.logStore, "log-store", string(cluster.LogBolt), "where a new data folder has its log, for ever: bolt, or wal, which takes more writes")
 	f.DurationVar(&o.diskLimit, "disk-limit", 10*time.Second, "stop the node when one write to its disk takes longer")
 	f.Uint64Var(&o.snapshotThreshold, "snapshot-threshold", 65536, "log entries after which a snapshot is taken")
 	f.Uint64Var(&o.trailingLog, "trailing-logs", 32768, "log entries kept behind a snapshot, for nodes that lag")
@@ -112,6 +116,8 @@ func (o *serveOptions) check() (err error) {
 		return usagef("--bootstrap-expect: want 0 or more, got %d", o.bootstrapExpect)
 	case o.bootstrapExpect > 1 && len(o.join) == 0:
 		return usagef("--bootstrap-expect %d needs the other nodes' addresses in --join", o.bootstrapExpect)
+	case o.logStore != string(cluster.LogBolt) && o.logStore != string(cluster.LogWAL):
+		return usagef("--log-store: want bolt or wal, got %q", o.logStore)
 	case o.auth == "jwt":
 		return usagef("--auth jwt: this build does not have it yet; --auth none serves loopback, or a private network with --insecure")
 	case o.auth != "none":

@@ -52,6 +52,33 @@ func TestServe_refuses_a_data_folder_in_use_or_of_another_node(t *testing.T) {
 	}
 }
 
+// A data folder keeps its log store: another one is a mistake in the command line, which
+// no restart mends, and changes nothing.
+func TestServe_refuses_another_log_store(t *testing.T) {
+	c, n := one(t, "--log-store", "wal")
+	n.start()
+	n.ready()
+	c.open("kept")
+	if _, err := c.http(0).Put(t.Context(), "kept", "key", "value", client.WriteParams{}); err != nil {
+		t.Fatal(err)
+	}
+	n.kill()
+	for store, want := range map[string]string{
+		"bolt": "its log store is wal, not bolt; a node keeps its log store: to change it, have the node leave",
+		"lsm":  `--log-store: want bolt or wal, got "lsm"`,
+	} {
+		code, out := serveAgain(t, "--id", "n1", "--data", n.data, "--http", n.http, "--peer", n.peer, "--log-store", store)
+		if code != exitUsage || !strings.Contains(out, want) {
+			t.Errorf("--log-store %s: exit code %d: %s", store, code, out)
+		}
+	}
+	n.start()
+	n.ready()
+	if e, err := c.http(0).Get(t.Context(), "kept", "key", client.ReadParams{}); err != nil || string(e.Value) != `"value"` {
+		t.Errorf("got %v, %v", e, err)
+	}
+}
+
 // A disk that is too slow ends the node, with a reason.
 func TestServe_stops_itself_when_the_disk_is_too_slow(t *testing.T) {
 	_, n := one(t, "--disk-limit", "1ns")
