@@ -39,21 +39,15 @@ type leadership struct {
 	handing sync.Mutex    // held while leadership is handed over
 
 	mu       sync.Mutex
-	queue    []proposal    // batches of all nodes, in order of arrival
-	controls []fsm.Control // the leader's own
+	queue    []*proposal           // batches of all nodes, in order of arrival
+	known    map[batchID]*proposal // those of queue, and those that raft has and has not answered
+	controls []fsm.Control         // the leader's own
 	kick     chan struct{}
 	stamped  time.Time // when the last entry was proposed
 	stampDue bool      // log the time, even in an empty entry
 	ended    bool
 
 	nodes map[raft.ServerID]*nodeSeen // guarded by mu; what heartbeats told, by server id
-}
-
-// proposal is a batch with the way to tell its sender whether raft got it.
-type proposal struct {
-	batch *fsm.Batch
-	size  int
-	reply func(proposed bool)
 }
 
 // lead runs the term's barrier and makes its leadership; nil if the term ended.
@@ -66,7 +60,8 @@ func (n *Node) lead(term uint64) *leadership {
 	l := &leadership{
 		n: n, term: term, start: time.Now(), base: view.Now(),
 		barrier: future.(raft.IndexFuture).Index(), floor: view.Index(),
-		slots: make(chan struct{}, maxProposals), kick: make(chan struct{}, 1), nodes: map[raft.ServerID]*nodeSeen{},
+		slots: make(chan struct{}, maxProposals), kick: make(chan struct{}, 1),
+		known: map[batchID]*proposal{}, nodes: map[raft.ServerID]*nodeSeen{},
 	}
 	l.ctx, l.cancel = context.WithCancel(n.ctx)
 	l.rounds = newRounds(l)
@@ -96,32 +91,12 @@ func (l *leadership) end() {
 	l.mu.Unlock()
 	l.cancel()
 	l.wg.Wait()
-	for _, p := range l.queue {
-		p.reply(false)
-	}
+	l.answer(l.queue, false)
 	l.queue = nil
 }
 
 // now is cluster time: it grows with this node's monotonic clock while it leads.
 func (l *leadership) now() int64 { return l.base + time.Since(l.start).Milliseconds() }
-
-// enqueue takes a batch for the next entry. reply is called once, from another
-// goroutine: true when raft got it, false when it certainly will not in this term.
-func (l *leadership) enqueue(b *fsm.Batch, reply func(proposed bool)) {
-	size := headBytes
-	for i := range b.Commands {
-		size += commandSize(&b.Commands[i])
-	}
-	l.mu.Lock()
-	if l.ended {
-		l.mu.Unlock()
-		go reply(false)
-		return
-	}
-	l.queue = append(l.queue, proposal{b, size, reply})
-	l.mu.Unlock()
-	l.wake()
-}
 
 // control queues a command of the leader's own.
 func (l *leadership) control(c fsm.Control) {
@@ -167,7 +142,7 @@ func (l *leadership) propose() {
 }
 
 // collect takes what waits, up to the size of an entry.
-func (l *leadership) collect() (*fsm.Proposal, []proposal) {
+func (l *leadership) collect() (*fsm.Proposal, []*proposal) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(l.queue) == 0 && len(l.controls) == 0 && !l.stampDue {
@@ -185,10 +160,11 @@ func (l *leadership) collect() (*fsm.Proposal, []proposal) {
 	taken := 0
 	for taken < len(l.queue) && (size == 0 || size+l.queue[taken].size <= fsm.MaxProposalBytes) {
 		entry.Batches = append(entry.Batches, *l.queue[taken].batch)
+		l.queue[taken].handed = true
 		size += l.queue[taken].size
 		taken++
 	}
-	out := append([]proposal(nil), l.queue[:taken]...)
+	out := append([]*proposal(nil), l.queue[:taken]...)
 	clear(l.queue[:taken])
 	l.queue = l.queue[taken:]
 	if len(l.queue) == 0 {
@@ -199,24 +175,19 @@ func (l *leadership) collect() (*fsm.Proposal, []proposal) {
 }
 
 // apply hands an entry to raft. It returns false once this term is over.
-func (l *leadership) apply(entry *fsm.Proposal, taken []proposal, release func()) bool {
+func (l *leadership) apply(entry *fsm.Proposal, taken []*proposal, release func()) bool {
 	entry.Term, entry.Time, entry.Wall = l.term, l.now(), l.n.wall().UnixMilli()
-	answer := func(proposed bool) {
-		for _, p := range taken {
-			p.reply(proposed)
-		}
-	}
 	l.mu.Lock()
 	l.stamped = time.Now()
 	l.mu.Unlock()
 	data, err := fsm.EncodeProposal(entry)
 	if err != nil { // every part was checked before: a bug
-		answer(false)
+		l.answer(taken, false)
 		l.n.fatal(err)
 		return false
 	}
 	if !l.n.leadsTerm(l.term) && (!stubborn || l.n.raft.State() != raft.Leader) {
-		answer(false)
+		l.answer(taken, false)
 		release()
 		return stubborn
 	}
@@ -228,9 +199,9 @@ func (l *leadership) apply(entry *fsm.Proposal, taken []proposal, release func()
 		err := future.Error()
 		switch err {
 		case raft.ErrNotLeader, raft.ErrEnqueueTimeout:
-			answer(false) // raft refused it before its log saw it
+			l.answer(taken, false) // raft refused it before its log saw it
 		default: // committed, or lost with the leadership: the log will tell
-			answer(true)
+			l.answer(taken, true)
 		}
 	}()
 	return true
