@@ -105,7 +105,10 @@ func benchGrowth(ctx context.Context, args []string) error {
 		}
 	}
 	log.Printf("measured in %v", time.Since(begun).Round(time.Second))
-	return errors.Join(failed, g.res.publish(*page, *plot))
+	if failed != nil {
+		return failed // what there is can be had with -render
+	}
+	return g.res.publish(*page, *plot)
 }
 
 // parts are the names of all that can be measured, in the order of the report.
@@ -120,7 +123,10 @@ func parts() []string {
 func (g *grower) measure(ctx context.Context, part string) (err error) {
 	switch part {
 	case largePart:
-		g.res.Large, err = g.large(ctx)
+		l := &largeFigures{}
+		if err = g.large(ctx, l); err == nil {
+			g.res.Large = l
+		}
 		return err
 	case idlePart:
 		g.res.Idle, err = g.idle(ctx)

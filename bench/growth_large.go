@@ -46,14 +46,14 @@ const (
 )
 
 // large fills a cluster, takes snapshots under a modest load, and restarts it.
-func (g *grower) large(ctx context.Context) (*largeFigures, error) {
-	l := &largeFigures{Entries: min(largeEntries, g.most), Rate: largeRate}
+func (g *grower) large(ctx context.Context, l *largeFigures) error {
+	l.Entries, l.Rate = min(largeEntries, g.most), largeRate
 	l.Rooms = max(1, l.Entries/largePerRoom)
 	// Raft looks every 30 to 60 s whether enough entries have come for a snapshot: of
 	// this load always. The replicas' comparison of states is as much work as a snapshot,
 	// and would be in the figures without one.
 	shape := conclaveShape{voters: nodes, flags: []string{"--snapshot-threshold", "1000", "--compare-interval", "0"}}
-	return l, g.cluster(ctx, shape, 10*time.Minute, func(ctx context.Context, r *running) error {
+	return g.cluster(ctx, shape, 10*time.Minute, func(ctx context.Context, r *running) error {
 		begun := time.Now()
 		if err := r.fill(ctx, l.Rooms, l.Entries/l.Rooms); err != nil {
 			return err

@@ -268,7 +268,7 @@ func keyName(i int) string    { return fmt.Sprintf("key-%06d", i) }
 
 // fill opens rooms with so many entries each, of values of the usual size.
 func (r *running) fill(ctx context.Context, rooms, keys int) error {
-	const together = 1000 // entries of one write: what is larger than a command is refused
+	const together = 100 // entries of one write: some 30 KB, so that all those under way are soon on disk
 	value := string(valueOf(0))
 	clients := make([]*client.HTTP, len(r.servers))
 	for i := range clients {

@@ -142,19 +142,23 @@ func dialAll(ctx context.Context, r *running, n int) ([]session, func(), error) 
 	return sessions, closeAll, nil
 }
 
-// inParallel runs f for 0 to n-1, some at a time.
+// inParallel runs f for 0 to n-1, some at a time, until one fails.
 func inParallel(n int, f func(i int) error) error {
 	slots := make(chan struct{}, 32)
 	errs := make([]error, n)
+	var failed atomic.Bool
 	var wg sync.WaitGroup
 	for i := range n {
 		slots <- struct{}{}
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
-			errs[i] = f(i)
+		if failed.Load() {
+			break
+		}
+		wg.Go(func() {
+			if errs[i] = f(i); errs[i] != nil {
+				failed.Store(true)
+			}
 			<-slots
-		}()
+		})
 	}
 	wg.Wait()
 	return errors.Join(errs...)
