@@ -183,9 +183,8 @@ func (h *hub) run(s *shard) {
 	ticker := time.NewTicker(max(h.pace.Ping/10, 10*time.Millisecond))
 	defer ticker.Stop()
 	var spare []news
-	gathered := time.NewTimer(0)
-	defer gathered.Stop()
-	var fleeting <-chan struct{} // nil while more are gathered
+	var gathered <-chan time.Time
+	fleeting := s.fleeting.signal // nil while more are gathered
 	for {
 		select {
 		case <-h.ctx.Done():
@@ -200,10 +199,9 @@ func (h *hub) run(s *shard) {
 			spare = list
 		case <-fleeting:
 			h.handOut(s)
-			fleeting = nil
-			gathered.Reset(gatherTime)
-		case <-gathered.C:
-			fleeting = s.fleeting.signal
+			fleeting, gathered = nil, time.After(gatherTime)
+		case <-gathered:
+			fleeting, gathered = s.fleeting.signal, nil
 		case now := <-ticker.C:
 			t := moment{now: now}
 			if since := h.node.NoLeaderSince(); !since.IsZero() {

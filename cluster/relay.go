@@ -125,15 +125,8 @@ func (r *relay) wake() {
 
 // run sends what is to be sent, and lets more come together in between.
 func (r *relay) run() {
-	pause := time.NewTimer(0)
-	defer pause.Stop()
 	var retry <-chan time.Time // nil unless something waits for a member that is away
 	for {
-		select {
-		case <-r.n.done:
-			return
-		case <-pause.C:
-		}
 		select {
 		case <-r.n.done:
 			return
@@ -144,7 +137,9 @@ func (r *relay) run() {
 		if d := r.flush(time.Now()); d > 0 {
 			retry = time.After(d)
 		}
-		pause.Reset(relayPause)
+		if !r.n.pause(relayPause) {
+			return
+		}
 	}
 }
 
