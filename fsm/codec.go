@@ -1,6 +1,7 @@
 package fsm
 
 import (
+	"bytes"
 	"fmt"
 
 	"github.com/fxamacker/cbor/v2"
@@ -27,7 +28,7 @@ func newDecMode(extra cbor.ExtraDecErrorCond) cbor.DecMode {
 	mode, err := cbor.DecOptions{
 		DupMapKey:         cbor.DupMapKeyEnforcedAPF,
 		MaxNestedLevels:   12,
-		MaxArrayElements:  128 << 10,
+		MaxArrayElements:  maxElements,
 		MaxMapPairs:       64,
 		IndefLength:       cbor.IndefLengthForbidden,
 		TagsMd:            cbor.TagsForbidden,
@@ -38,6 +39,9 @@ func newDecMode(extra cbor.ExtraDecErrorCond) cbor.DecMode {
 	}
 	return mode
 }
+
+// maxElements bounds the arrays of what is decoded.
+const maxElements = 128 << 10
 
 // entrySlack is room for what an entry holds besides its commands.
 const entrySlack = 64 << 10
@@ -55,13 +59,20 @@ func EncodeProposal(p *Proposal) ([]byte, error) {
 }
 
 // DecodeProposal is the inverse of EncodeProposal.
-func DecodeProposal(data []byte) (*Proposal, error) {
+func DecodeProposal(data []byte) (*Proposal, error) { return decodeProposal(new(decoder), data) }
+
+// decodeProposal is DecodeProposal for who decodes one after the other: it takes
+// the decoder, and so all that it gave before.
+func decodeProposal(d *decoder, data []byte) (*Proposal, error) {
 	if len(data) > MaxCommandBytes+entrySlack {
 		return nil, fmt.Errorf("decode log entry: %d bytes are too many", len(data))
 	}
 	p := new(Proposal)
-	if err := decMode.Unmarshal(data, p); err != nil {
-		return nil, fmt.Errorf("decode log entry: %w", err)
+	if d.reuse(data); !d.proposal(p) {
+		*p = Proposal{}
+		if err := decMode.Unmarshal(data, p); err != nil {
+			return nil, fmt.Errorf("decode log entry: %w", err)
+		}
 	}
 	if p.V < 1 || p.V > FormatVersion {
 		return nil, fmt.Errorf("decode log entry: version %d is not known", p.V)
@@ -88,14 +99,19 @@ func EncodeBatch(b *Batch) ([]byte, error) {
 	return data, nil
 }
 
-// DecodeBatch is the inverse of EncodeBatch.
+// DecodeBatch is the inverse of EncodeBatch. A batch goes into the log as a whole
+// and is let go, so its parts are cut out of one copy of data.
 func DecodeBatch(data []byte) (*Batch, error) {
 	if len(data) > MaxCommandBytes+entrySlack {
 		return nil, fmt.Errorf("decode batch: %d bytes are too many", len(data))
 	}
 	b := new(Batch)
-	if err := decMode.Unmarshal(data, b); err != nil {
-		return nil, fmt.Errorf("decode batch: %w", err)
+	d := decoder{in: bytes.Clone(data), text: string(data)}
+	if d.batch(b); !d.done() {
+		*b = Batch{}
+		if err := decMode.Unmarshal(data, b); err != nil {
+			return nil, fmt.Errorf("decode batch: %w", err)
+		}
 	}
 	if no := b.malformed(); no != "" {
 		return nil, fmt.Errorf("decode batch: %s", no)

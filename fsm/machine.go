@@ -16,8 +16,9 @@ import (
 // the rings, publishes a View and tells the observers, in that order. Raft's FSM
 // goroutine calls it; View, Ring and Observe may be called from any goroutine.
 type Machine struct {
-	state     *State // raft's FSM goroutine alone
-	dead      bool   // an entry could not be read: nothing is applied after it
+	state     *State  // raft's FSM goroutine alone
+	dead      bool    // an entry could not be read: nothing is applied after it
+	decoder   decoder // likewise raft's
 	fatal     func(error)
 	observers []func(*Published)
 
@@ -55,7 +56,7 @@ type RoomChange struct {
 // an entry cannot be read and going on would let replicas diverge; nothing is
 // applied after it, whether or not it returns.
 func NewMachine(fatal func(error)) *Machine {
-	m := &Machine{state: NewState(), fatal: fatal, rings: make(map[string]*Ring)}
+	m := &Machine{state: NewState(), decoder: decoder{seen: new(names)}, fatal: fatal, rings: make(map[string]*Ring)}
 	m.view.Store(m.state.Publish())
 	return m
 }
@@ -121,7 +122,7 @@ func (m *Machine) ApplyBatch(logs []*raft.Log) []any {
 
 // apply decodes and applies one entry; nil when that is impossible.
 func (m *Machine) apply(l *raft.Log) *Outcome {
-	proposal, err := DecodeProposal(l.Data)
+	proposal, err := decodeProposal(&m.decoder, l.Data)
 	if err != nil {
 		m.dead = true
 		m.fatal(fmt.Errorf("log entry %d of term %d: %w", l.Index, l.Term, err))
