@@ -46,6 +46,7 @@ type Node struct {
 	transport *transport
 	channel   Channel
 	configs   *configIndexLog
+	early     *earlyLog
 	stable    raft.StableStore
 	watchdog  *watchdog
 	observer  *raft.Observer
@@ -136,16 +137,17 @@ func Open(cfg Config) (*Node, error) {
 	}
 
 	// Replication reads what was just written: from memory.
-	recent, err := raft.NewLogCache(logCacheEntries, n.configs)
+	n.early = newEarlyLog(n.configs, n.transport.leads)
+	recent, err := raft.NewLogCache(logCacheEntries, n.early)
 	if err != nil {
 		return nil, fmt.Errorf("cache the raft log: %w", err)
 	}
-	n.raft, err = raft.NewRaft(n.raftConfig(), n.machine, recent, termStore{newVoteStore(n.stable), n.mute}, snapshots, n.transport)
+	n.raft, err = raft.NewRaft(n.raftConfig(), durableMachine{n.machine, n.early}, recent, termStore{newVoteStore(n.stable), n.mute}, snapshots, n.transport)
 	if err != nil {
 		err = errors.Join(fmt.Errorf("start raft: %w", err), n.channel.Close(), n.transport.Close())
 		return nil, err
 	}
-	n.transport.Serves(n.raft)
+	n.transport.serves(n.raft, n.early)
 	events := make(chan raft.Observation, 64)
 	n.observer = raft.NewObserver(events, false, func(o *raft.Observation) bool {
 		switch o.Data.(type) {
@@ -264,6 +266,7 @@ func (n *Node) Close(ctx context.Context) error {
 		}
 	}
 	err := n.raft.Shutdown().Error()
+	_ = n.early.settle() // a failure has stopped the node already
 	return errors.Join(err, n.transport.Close(), n.channel.Close())
 }
 

@@ -12,7 +12,7 @@ import (
 )
 
 // transport is what raft gets: any other transport (TCP's, the simulation's) with
-// six things changed.
+// seven things changed.
 //
 //   - Heartbeats take no fast path. In hashicorp/raft a heartbeat that is handled
 //     beside the main loop may move the term while the leader's log is being
@@ -24,6 +24,7 @@ import (
 //   - Followers hear of a commit at once (see nudger).
 //   - A late snapshot does not reach raft (see receive).
 //   - Who asks for a vote is taken for a voter (see unquestioned).
+//   - Followers are told of no commit that this leader's disk lacks (see earlyLog).
 //
 // raft closes it on Shutdown.
 type transport struct {
@@ -35,7 +36,8 @@ type transport struct {
 	consumer chan raft.RPC
 	reached  atomic.Uint64 // the newest index that was published here
 	raft     atomic.Pointer[raft.Raft]
-	done     chan struct{} // closed by Close
+	log      atomic.Pointer[earlyLog] // nil: everything is on the disk
+	done     chan struct{}            // closed by Close
 	closing  sync.Once
 	received chan struct{} // closed when receive has ended
 }
@@ -93,8 +95,17 @@ func (t *transport) receive() {
 	}
 }
 
-// Serves tells the transport which raft it serves.
-func (t *transport) Serves(r *raft.Raft) { t.raft.Store(r) }
+// serves tells the transport which raft it serves, with its log.
+func (t *transport) serves(r *raft.Raft, log *earlyLog) {
+	t.raft.Store(r)
+	t.log.Store(log)
+}
+
+// leads reports whether the raft that it serves leads.
+func (t *transport) leads() bool {
+	r := t.raft.Load()
+	return r != nil && r.State() == raft.Leader
+}
 
 // unquestioned has raft answer a request for a vote whether or not its newest
 // configuration has the candidate as a voter; it refuses to otherwise. A candidate
@@ -183,6 +194,9 @@ func (t *transport) Applied(index, term uint64) {
 
 // AppendEntries sends entries and learns from the answer what the follower has.
 func (t *transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	if log := t.log.Load(); log != nil && !hasty {
+		req.LeaderCommitIndex = min(req.LeaderCommitIndex, log.Durable())
+	}
 	f := t.nudges.sending(id, target, req)
 	err := t.Transport.AppendEntries(id, target, req, resp)
 	t.nudges.answered(f, req, resp, err)

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"conclave/cluster"
@@ -61,4 +62,26 @@ func TestBroken(t *testing.T) {
 			t.Errorf("%d seeds without %s, and nobody complained of %q", most, test.guards, test.wants)
 		})
 	}
+	t.Run("hasty", func(t *testing.T) { // storms seldom meet it: this is the way to
+		defer cluster.Break("hasty")()
+		for range 20 { // the two may have elected one that has the entry
+			v := &verdict{}
+			var h *History
+			synctest.Test(t, func(t *testing.T) {
+				v.TB, h = t, NewHistory()
+				opts := ordinary(13)
+				opts.History = h
+				c := Start(v, opts)
+				oneDisk(v, c, h)
+				c.Mend()
+				c.AwaitReady()
+				c.Settle()
+			})
+			if wrong := h.Check(); len(wrong) > 0 {
+				t.Logf("caught without the leader's own disk before a commit is told: %s", strings.SplitN(wrong[0].Error(), "\n", 2)[0])
+				return
+			}
+		}
+		t.Error("acknowledged writes are gone, and nobody complained")
+	})
 }
