@@ -41,13 +41,27 @@ func parseObject(data []byte, what string) (*object, *wire.Error) {
 	if compact[0] != '{' {
 		return nil, wire.Errorf(wire.BadRequest, "%s must be a JSON object", what).With("field", what)
 	}
-	return split(compact, "", &fault{}), nil
+	// Most requests are one such piece of memory.
+	r := &struct {
+		object
+		fault fault
+		few   [6]member
+	}{}
+	r.object.fault, r.members = &r.fault, r.few[:0]
+	r.cut(compact)
+	return &r.object, nil
 }
 
-// split cuts a compacted object into its members. It skips over the values, so
-// a value is checked and copied once however deep it sits.
+// split is an object inside a request.
 func split(raw []byte, path string, f *fault) *object {
 	o := &object{path: path, fault: f, members: make([]member, 0, 8)}
+	o.cut(raw)
+	return o
+}
+
+// cut takes a compacted object apart. It skips over the values, so a value is
+// checked and copied once however deep it sits.
+func (o *object) cut(raw []byte) {
 	for i := 1; raw[i] != '}'; {
 		start := i
 		i = skip(raw, i)
@@ -60,7 +74,6 @@ func split(raw []byte, path string, f *fault) *object {
 			i++
 		}
 	}
-	return o
 }
 
 // refuse records a fault of a member.

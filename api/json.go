@@ -28,9 +28,9 @@ const mapNames = 16
 // must not be changed afterwards.
 func compactJSON(data []byte, what string) ([]byte, *wire.Error) {
 	var names [mapNames][]byte // on the stack, enough for most
-	s := scanner{in: data, names: names[:0]}
+	s := scanner{in: data}
 	s.space()
-	if err := s.value(1); err != nil {
+	if err := s.value(1, names[:0]); err != nil {
 		return nil, s.refuse(err, what)
 	}
 	end := s.pos
@@ -50,11 +50,10 @@ func compactJSON(data []byte, what string) ([]byte, *wire.Error) {
 // scanner walks over one JSON text. What it has passed but not copied yet is
 // in[mark:pos]; out stays nil until the first white space inside the text.
 type scanner struct {
-	in    []byte
-	pos   int
-	mark  int
-	out   []byte
-	names [][]byte // of the members of all objects that are open
+	in   []byte
+	pos  int
+	mark int
+	out  []byte
 }
 
 func (s *scanner) refuse(err error, what string) *wire.Error {
@@ -91,8 +90,9 @@ func (s *scanner) peek() byte {
 }
 
 // value passes one value of any type. depth is how many arrays and objects would
-// be open inside it.
-func (s *scanner) value(depth int) error {
+// be open inside it, names what the members of those around it are called: a stack
+// that is handed down, for in the scanner it would go to the heap with out.
+func (s *scanner) value(depth int, names [][]byte) error {
 	switch c := s.peek(); {
 	case c == '"':
 		_, _, err := s.quoted()
@@ -102,9 +102,9 @@ func (s *scanner) value(depth int) error {
 			return fmt.Errorf("nested deeper than %d", maxDepth)
 		}
 		if c == '{' {
-			return s.object(depth)
+			return s.object(depth, names)
 		}
-		return s.array(depth)
+		return s.array(depth, names)
 	case c == '-' || c >= '0' && c <= '9':
 		return s.number()
 	case c == 't':
@@ -164,14 +164,14 @@ func (s *scanner) digits() bool {
 	return s.pos > start
 }
 
-func (s *scanner) array(depth int) error {
+func (s *scanner) array(depth int, names [][]byte) error {
 	s.pos++
 	if s.space(); s.peek() == ']' {
 		s.pos++
 		return nil
 	}
 	for {
-		if err := s.value(depth + 1); err != nil {
+		if err := s.value(depth+1, names); err != nil {
 			return err
 		}
 		s.space()
@@ -190,13 +190,13 @@ func (s *scanner) array(depth int) error {
 
 // object passes an object. Its names are on the stack while it is open, above
 // those of the objects around it, so most objects cost no allocation.
-func (s *scanner) object(depth int) error {
+func (s *scanner) object(depth int, around [][]byte) error {
 	s.pos++
 	if s.space(); s.peek() == '}' {
 		s.pos++
 		return nil
 	}
-	base := len(s.names)
+	names := around[len(around):]
 	var seen map[string]struct{}
 	for {
 		if s.peek() != '"' {
@@ -209,7 +209,7 @@ func (s *scanner) object(depth int) error {
 		if escaped {
 			raw, _ = unescape(raw)
 		}
-		if seen, err = s.declare(raw, base, seen); err != nil {
+		if names, seen, err = declare(raw, names, seen); err != nil {
 			return err
 		}
 		if s.space(); s.peek() != ':' {
@@ -217,7 +217,7 @@ func (s *scanner) object(depth int) error {
 		}
 		s.pos++
 		s.space()
-		if err := s.value(depth + 1); err != nil {
+		if err := s.value(depth+1, names); err != nil {
 			return err
 		}
 		s.space()
@@ -227,7 +227,6 @@ func (s *scanner) object(depth int) error {
 			s.space()
 		case '}':
 			s.pos++
-			s.names = s.names[:base]
 			return nil
 		default:
 			return fmt.Errorf("an object needs a comma or its end")
@@ -235,29 +234,29 @@ func (s *scanner) object(depth int) error {
 	}
 }
 
-// declare refuses a name that the object whose names start at base has already,
-// and remembers it. seen takes over from the stack once there are many names.
-func (s *scanner) declare(name []byte, base int, seen map[string]struct{}) (map[string]struct{}, error) {
+// declare refuses a name that the object with these names has already, and
+// remembers it. seen takes over from the stack once there are many names.
+func declare(name []byte, names [][]byte, seen map[string]struct{}) ([][]byte, map[string]struct{}, error) {
 	double := false
 	if seen != nil {
 		_, double = seen[string(name)]
 		seen[string(name)] = struct{}{}
 	} else {
-		for _, n := range s.names[base:] {
+		for _, n := range names {
 			double = double || bytes.Equal(n, name)
 		}
-		s.names = append(s.names, name)
-		if len(s.names)-base == mapNames {
+		names = append(names, name)
+		if len(names) == mapNames {
 			seen = make(map[string]struct{}, 2*mapNames)
-			for _, n := range s.names[base:] {
+			for _, n := range names {
 				seen[string(n)] = struct{}{}
 			}
 		}
 	}
 	if double {
-		return nil, fmt.Errorf("duplicate member %q", name)
+		return nil, nil, fmt.Errorf("duplicate member %q", name)
 	}
-	return seen, nil
+	return names, seen, nil
 }
 
 // quoted passes a string and returns what is between its quotation marks.

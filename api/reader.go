@@ -118,12 +118,12 @@ func (k *socket) receive(data []byte) {
 		k.refuse(k.admit(&request{id: id}), bad)
 		return
 	}
-	id := o.counter("id", 1)
-	if id == nil {
+	id, ok := o.number("id", 1, maxNumber-1)
+	if !ok {
 		k.end(wire.CloseProtocol, "a request needs an id, an integer from 1")
 		return
 	}
-	r := &request{id: *id, o: o, weight: len(data)}
+	r := &request{id: uint64(id), o: o, weight: len(data)}
 	r.do, _ = o.str("do")
 	k.request(k.admit(r))
 }

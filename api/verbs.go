@@ -238,9 +238,10 @@ func (k *socket) change(r *request) {
 	op := r.o.operation(r.do, k.caller)
 	c := k.command(r, fsm.CommandTxn)
 	c.Txn = single(op)
+	kind := op.Kind // so that op need not live on
 	// A result without a refusal has one OpResult for the one operation.
 	k.submit(r, c, func(res *fsm.Result) {
-		k.ok(r, func(b []byte) []byte { return appendVerb(b, op.Kind, res) })
+		k.ok(r, func(b []byte) []byte { return appendVerb(b, kind, res) })
 	})
 }
 
