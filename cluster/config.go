@@ -55,6 +55,9 @@ type Config struct {
 	// CompareInterval is how often the leader has all replicas compare their
 	// states, if anything was applied since; 0 means 1 min, less than 0 never.
 	CompareInterval time.Duration
+	// WriteFirst has a leader write entries before it sends them, as raft does, and not
+	// meanwhile. One whose disk hangs then stands still, like a process that is stopped.
+	WriteFirst bool
 
 	// Wall is the wall clock, for display only; nil means time.Now. Cluster time
 	// uses the monotonic clock alone.

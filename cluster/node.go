@@ -137,7 +137,7 @@ func Open(cfg Config) (*Node, error) {
 	}
 
 	// Replication reads what was just written: from memory.
-	n.early = newEarlyLog(n.configs, n.transport.leads)
+	n.early = newEarlyLog(n.configs, func() bool { return !n.cfg.WriteFirst && n.transport.leads() })
 	recent, err := raft.NewLogCache(logCacheEntries, n.early)
 	if err != nil {
 		return nil, fmt.Errorf("cache the raft log: %w", err)

@@ -197,7 +197,9 @@ func inBubbleMade(t *testing.T, opts Options, make func(), f func(t *testing.T, 
 // the meantime or before, never miss what was acknowledged before they began.
 func TestG2_Regression_PausedLeaderServesNoStaleRead(t *testing.T) {
 	for seed := range uint64(4) {
-		inBubble(t, ordinary(20+seed), func(t *testing.T, c *Cluster, h *History) {
+		opts := ordinary(20 + seed)
+		opts.Configure = func(cfg *cluster.Config) { cfg.WriteFirst = seed%2 == 0 }
+		inBubble(t, opts, func(t *testing.T, c *Cluster, h *History) {
 			leader := c.Leader()
 			others := c.Followers()
 			k := c.NewClient(h, "ada").On(others[0])

@@ -244,15 +244,12 @@ func (p *plain) recover() {
 
 func (p *plain) check(acknowledged []string) {
 	p.t.Helper()
-	leader := p.leader()
-	await(p.t, "a last line", func() bool {
-		leader = p.leader()
-		return p.apply("last")
+	await(p.t, "a last line", func() bool { return p.apply("last") })
+	var want []string
+	await(p.t, "all to have the same lines", func() bool {
+		want = p.fsms[p.names[0]].all()
+		return slices.Contains(want, "last") && slices.Equal(p.fsms[p.names[1]].all(), want) && slices.Equal(p.fsms[p.names[2]].all(), want)
 	})
-	want := p.fsms[leader].all()
-	for _, n := range p.names {
-		await(p.t, n+" to have all lines", func() bool { return slices.Equal(p.fsms[n].all(), want) })
-	}
 	count := map[string]int{}
 	for _, line := range want {
 		count[line]++

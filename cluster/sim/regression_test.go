@@ -212,7 +212,7 @@ func TestRegression_ClosedWhileHandingOver(t *testing.T) {
 			leader := c.settled()
 			s := c.Server(leader)
 			s.Disk.Slow(5000)
-			s.Node().NewLane().Submit(single(hall, fsm.Operation{Kind: fsm.OpPut, Key: "k", Value: []byte("1")}), func(*fsm.Result, error) {})
+			s.Node().NewLane().Submit(single(hall, fsm.Operation{Kind: fsm.OpDelete, Key: "none"}), func(*fsm.Result, error) {})
 			time.Sleep(10 * time.Millisecond) // raft writes
 			c.Kill(leader)
 			c.Mend()

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"conclave/cluster"
 )
 
 // Trial runs a storm on a cluster of its own in virtual time and returns its
@@ -130,6 +132,12 @@ func CompactStorm(seed uint64) (Storm, Options) {
 	}
 	if seed%8 == 5 {
 		opts.Nodes = 5
+	}
+	if configure := opts.Configure; seed%2 == 1 { // a leader that is paused stands still then
+		opts.Configure = func(cfg *cluster.Config) {
+			configure(cfg)
+			cfg.WriteFirst = true
+		}
 	}
 	return s, opts
 }
