@@ -87,7 +87,4 @@ func (c *configIndexLog) DeleteRange(first, last uint64) error {
 }
 
 // IsMonotonic passes on what a log store asks of raft.
-func (c *configIndexLog) IsMonotonic() bool {
-	store, ok := c.LogStore.(raft.MonotonicLogStore)
-	return ok && store.IsMonotonic()
-}
+func (c *configIndexLog) IsMonotonic() bool { return isMonotonic(c.LogStore) }

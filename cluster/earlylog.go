@@ -94,6 +94,13 @@ func (l *earlyLog) write() {
 	l.changed.Broadcast()
 }
 
+// err is why nothing is written any more, if so.
+func (l *earlyLog) err() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.failed
+}
+
 // settle waits until nothing is pending.
 func (l *earlyLog) settle() error {
 	l.mu.Lock()
@@ -178,10 +185,7 @@ func (l *earlyLog) DeleteRange(first, last uint64) error {
 }
 
 // IsMonotonic passes on what a log store asks of raft.
-func (l *earlyLog) IsMonotonic() bool {
-	store, ok := l.LogStore.(raft.MonotonicLogStore)
-	return ok && store.IsMonotonic()
-}
+func (l *earlyLog) IsMonotonic() bool { return isMonotonic(l.LogStore) }
 
 // durableMachine is the state machine, of what is on this node's disk only.
 type durableMachine struct {
@@ -206,10 +210,7 @@ func (m durableMachine) ApplyBatch(logs []*raft.Log) []any {
 // Snapshot implements raft.FSM: none is taken of a state that lacks entries which
 // raft takes for applied.
 func (m durableMachine) Snapshot() (raft.FSMSnapshot, error) {
-	m.log.mu.Lock()
-	err := m.log.failed
-	m.log.mu.Unlock()
-	if err != nil {
+	if err := m.log.err(); err != nil {
 		return nil, err
 	}
 	return m.Machine.Snapshot()

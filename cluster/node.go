@@ -138,6 +138,7 @@ func Open(cfg Config) (*Node, error) {
 
 	// Replication reads what was just written: from memory.
 	n.early = newEarlyLog(n.configs, func() bool { return !n.cfg.WriteFirst && n.transport.leads() })
+	n.transport.log = n.early
 	recent, err := raft.NewLogCache(logCacheEntries, n.early)
 	if err != nil {
 		return nil, fmt.Errorf("cache the raft log: %w", err)
@@ -147,7 +148,7 @@ func Open(cfg Config) (*Node, error) {
 		err = errors.Join(fmt.Errorf("start raft: %w", err), n.channel.Close(), n.transport.Close())
 		return nil, err
 	}
-	n.transport.serves(n.raft, n.early)
+	n.transport.serves(n.raft)
 	events := make(chan raft.Observation, 64)
 	n.observer = raft.NewObserver(events, false, func(o *raft.Observation) bool {
 		switch o.Data.(type) {

@@ -78,15 +78,20 @@ func (s *sealedStore) LastIndex() (index uint64, err error) {
 
 func (s *sealedStore) GetLog(index uint64, l *raft.Log) (err error) {
 	defer guard(s.path, &err)()
+	return getSealed(s.db, s.path, bolterrors.ErrDatabaseNotOpen, index, l)
+}
+
+// getSealed reads an entry and verifies it. A store that is closed is not damaged.
+func getSealed(store raft.LogStore, path string, closed error, index uint64, l *raft.Log) error {
 	l.Extensions = nil
-	err = s.db.GetLog(index, l)
+	err := store.GetLog(index, l)
 	switch {
-	case errors.Is(err, raft.ErrLogNotFound), errors.Is(err, bolterrors.ErrDatabaseNotOpen):
+	case errors.Is(err, raft.ErrLogNotFound), errors.Is(err, closed):
 		return err
 	case err != nil:
-		return damaged(s.path, "log entry %d: %w", index, err)
+		return damaged(path, "log entry %d: %w", index, err)
 	}
-	return unsealLog(s.path, index, l)
+	return unsealLog(path, index, l)
 }
 
 func (s *sealedStore) StoreLog(l *raft.Log) error { return s.StoreLogs([]*raft.Log{l}) }

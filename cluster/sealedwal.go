@@ -93,15 +93,7 @@ func (s *sealedWAL) GetLog(index uint64, l *raft.Log) (err error) {
 	if index < first {
 		return raft.ErrLogNotFound
 	}
-	l.Extensions = nil
-	err = s.log.GetLog(index, l)
-	switch {
-	case errors.Is(err, raft.ErrLogNotFound), errors.Is(err, wal.ErrClosed):
-		return err
-	case err != nil:
-		return damaged(s.dir, "log entry %d: %w", index, err)
-	}
-	return unsealLog(s.dir, index, l)
+	return getSealed(s.log, s.dir, wal.ErrClosed, index, l)
 }
 
 func (s *sealedWAL) StoreLog(l *raft.Log) error { return s.StoreLogs([]*raft.Log{l}) }

@@ -36,8 +36,8 @@ type transport struct {
 	consumer chan raft.RPC
 	reached  atomic.Uint64 // the newest index that was published here
 	raft     atomic.Pointer[raft.Raft]
-	log      atomic.Pointer[earlyLog] // nil: everything is on the disk
-	done     chan struct{}            // closed by Close
+	log      *earlyLog     // set before raft starts; nil: everything is on the disk
+	done     chan struct{} // closed by Close
 	closing  sync.Once
 	received chan struct{} // closed when receive has ended
 }
@@ -95,11 +95,8 @@ func (t *transport) receive() {
 	}
 }
 
-// serves tells the transport which raft it serves, with its log.
-func (t *transport) serves(r *raft.Raft, log *earlyLog) {
-	t.raft.Store(r)
-	t.log.Store(log)
-}
+// serves tells the transport which raft it serves.
+func (t *transport) serves(r *raft.Raft) { t.raft.Store(r) }
 
 // leads reports whether the raft that it serves leads.
 func (t *transport) leads() bool {
@@ -194,8 +191,8 @@ func (t *transport) Applied(index, term uint64) {
 
 // AppendEntries sends entries and learns from the answer what the follower has.
 func (t *transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
-	if log := t.log.Load(); log != nil && !hasty {
-		req.LeaderCommitIndex = min(req.LeaderCommitIndex, log.Durable())
+	if t.log != nil && !hasty {
+		req.LeaderCommitIndex = min(req.LeaderCommitIndex, t.log.Durable())
 	}
 	f := t.nudges.sending(id, target, req)
 	err := t.Transport.AppendEntries(id, target, req, resp)

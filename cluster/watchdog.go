@@ -134,8 +134,10 @@ type watchedLog struct {
 
 // IsMonotonic says what the inner store says, so that raft leaves no gaps in one
 // that cannot have them.
-func (s *watchedLog) IsMonotonic() bool {
-	m, ok := s.LogStore.(raft.MonotonicLogStore)
+func (s *watchedLog) IsMonotonic() bool { return isMonotonic(s.LogStore) }
+
+func isMonotonic(log raft.LogStore) bool {
+	m, ok := log.(raft.MonotonicLogStore)
 	return ok && m.IsMonotonic()
 }
 

@@ -207,7 +207,9 @@ func TestRegression_AVoterThatIsNotKnownToBeOne(t *testing.T) {
 // forgets what it was asked, and whoever waited for the answer waited for ever; a
 // bubble that leaves a goroutine behind fails.
 func TestRegression_ClosedWhileHandingOver(t *testing.T) {
-	inBubble(t, ordinary(405), func(t *testing.T, c *Cluster, h *History) {
+	opts := ordinary(405)
+	opts.Configure = func(cfg *cluster.Config) { cfg.WriteFirst = true } // the disk holds raft up
+	inBubble(t, opts, func(t *testing.T, c *Cluster, h *History) {
 		for range 8 {
 			leader := c.settled()
 			s := c.Server(leader)
