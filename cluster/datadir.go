@@ -203,10 +203,40 @@ func openDB(dir string, log LogStore) (*sealedStore, error) {
 	if err := errors.Join(err, db.Close()); err != nil {
 		return nil, err
 	}
+	if log == LogBolt {
+		if err := layOut(draft); err != nil {
+			return nil, fmt.Errorf("lay %s out: %w", dbName, err)
+		}
+	}
 	if err := os.Rename(draft, path); err != nil {
 		return nil, err
 	}
 	return openBolt(path)
+}
+
+// laidOutBytes is the size of a new raft.db that holds the log.
+const laidOutBytes = 16 << 20
+
+// layOut writes zeros behind what is in a bolt file, where bolt will put its next
+// pages. A write to where the disk has something already is on the disk with one
+// write of its own; one to a new place, or to a hole, takes a second, of the inode.
+func layOut(path string) error {
+	file, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	info, err := file.Stat()
+	if err != nil {
+		return err
+	}
+	zeros := make([]byte, 1<<20)
+	for left := laidOutBytes - info.Size(); left > 0; left -= int64(len(zeros)) {
+		if _, err := file.Write(zeros[:min(left, int64(len(zeros)))]); err != nil {
+			return err
+		}
+	}
+	return file.Sync()
 }
 
 // checkLogStore makes sure that a directory was made with this log store.
