@@ -36,17 +36,18 @@ type leadership struct {
 	rounds *rounds
 	timers *timers
 
-	slots   chan struct{} // a place for each entry in flight
+	slots   chan struct{} // a place for each entry in flight, and for the one that is made
 	handing sync.Mutex    // held while leadership is handed over
 
-	mu       sync.Mutex
-	queue    []*proposal           // batches of all nodes, in order of arrival
-	known    map[batchID]*proposal // those of queue, and those that raft has and has not answered
-	controls []fsm.Control         // the leader's own
-	kick     chan struct{}
-	stamped  time.Time // when the last entry was proposed
-	stampDue bool      // log the time, even in an empty entry
-	ended    bool
+	mu        sync.Mutex
+	queue     []*proposal           // batches of all nodes, in order of arrival
+	known     map[batchID]*proposal // those of queue, and those that raft has and has not answered
+	controls  []fsm.Control         // the leader's own
+	kick      chan struct{}
+	gathering gathering
+	stamped   time.Time // when the last entry was proposed
+	stampDue  bool      // log the time, even in an empty entry
+	ended     bool
 
 	nodes map[raft.ServerID]*nodeSeen // guarded by mu; what heartbeats told, by server id
 }
@@ -130,6 +131,7 @@ func (l *leadership) propose() {
 			case <-l.ctx.Done():
 				return
 			}
+			l.gather()
 			entry, taken := l.collect()
 			if entry == nil {
 				<-l.slots
@@ -178,9 +180,6 @@ func (l *leadership) collect() (*fsm.Proposal, []*proposal) {
 // apply hands an entry to raft. It returns false once this term is over.
 func (l *leadership) apply(entry *fsm.Proposal, taken []*proposal, release func()) bool {
 	entry.Term, entry.Time, entry.Wall = l.term, l.now(), l.n.wall().UnixMilli()
-	l.mu.Lock()
-	l.stamped = time.Now()
-	l.mu.Unlock()
 	data, err := fsm.EncodeProposal(entry)
 	if err != nil { // every part was checked before: a bug
 		l.answer(taken, false)
@@ -192,12 +191,26 @@ func (l *leadership) apply(entry *fsm.Proposal, taken []*proposal, release func(
 		release()
 		return stubborn
 	}
+	commands := 0
+	for i := range entry.Batches {
+		commands += len(entry.Batches[i].Commands)
+	}
+	l.mu.Lock()
+	l.stamped = time.Now()
+	handed := l.stamped
+	l.gathering.left(commands)
+	l.mu.Unlock()
 	future := l.n.raft.Apply(data, 0)
 	l.wg.Add(1)
 	go func() {
 		defer l.wg.Done()
 		defer release()
 		err := future.Error()
+		l.mu.Lock()
+		queued, _ := l.queued()
+		l.gathering.done(time.Now(), commands, queued, time.Since(handed))
+		l.mu.Unlock()
+		l.wake()
 		switch err {
 		case raft.ErrNotLeader, raft.ErrEnqueueTimeout:
 			l.answer(taken, false) // raft refused it before its log saw it
