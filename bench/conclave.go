@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"conclave/client"
@@ -74,8 +75,18 @@ func conclaveSystem(path string, shape conclaveShape) *system {
 		if err != nil {
 			return nil, err
 		}
-		r.close = func() { _ = admin.Close() }
-		r.dial = func(ctx context.Context, i int) (session, error) { return dialConclave(ctx, r.servers, i, roomName(i)) }
+		shared := &conclavePool{conns: map[int]*conclaveConn{}}
+		r.close = func() {
+			shared.close()
+			_ = admin.Close()
+		}
+		r.dial = func(ctx context.Context, i int) (session, error) {
+			c, err := shared.get(i%r.share, func() (*conclaveConn, error) { return openConclave(ctx, r.servers, i) })
+			if err != nil {
+				return nil, err
+			}
+			return &conclaveSession{conn: c, name: roomName(i % r.share), seen: map[string]uint64{}}, nil
+		}
 		r.ready = func(ctx context.Context) error {
 			for i := range r.servers {
 				if err := serves(ctx, r.servers[i]); err != nil {
@@ -123,42 +134,93 @@ func serves(ctx context.Context, server string) error {
 
 func roomName(i int) string { return fmt.Sprintf("bench-%d", i%conclaveRooms) }
 
-// conclaveSession is a peer with a socket of its own in a room, as an app's user
-// is. Keys that all clients share ("hot…") are in one room, so the clients that use
-// them are in that one. It joins a room when it first writes or reads there: who
-// only watches has no other socket.
-type conclaveSession struct {
+// conclaveConn is what reaches the rooms: a peer with a socket of its own in each, as
+// an app's user is or a service for several of them. It joins a room when it first
+// writes or reads there: who only watches has no other socket.
+type conclaveConn struct {
 	client *client.Client
-	name   string // of its room
-	room   *client.Room
-	hot    *client.Room // of room 0
-	seen   map[string]uint64
+
+	mu    sync.Mutex
+	rooms map[string]*client.Room
 }
 
-func dialConclave(ctx context.Context, servers []string, i int, room string) (*conclaveSession, error) {
-	// This client's node first; the others only if that one fails.
+// openConclave makes connection i: to its node first, to the others only if that
+// one fails.
+func openConclave(ctx context.Context, servers []string, i int) (*conclaveConn, error) {
 	at := i % len(servers)
 	order := append(append([]string{}, servers[at:]...), servers[:at]...)
 	c, err := client.Dial(ctx, client.Config{Servers: order})
 	if err != nil {
 		return nil, err
 	}
-	return &conclaveSession{client: c, name: room, seen: map[string]uint64{}}, nil
+	return &conclaveConn{client: c, rooms: map[string]*client.Room{}}, nil
 }
 
-func (s *conclaveSession) of(ctx context.Context, key string) (*client.Room, error) {
-	room, name := &s.room, s.name
-	if strings.HasPrefix(key, "hot") {
-		room, name = &s.hot, roomName(0)
-	}
-	if *room == nil {
-		r, err := s.client.Join(ctx, name, client.JoinOptions{})
+func (c *conclaveConn) room(ctx context.Context, name string) (*client.Room, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.rooms[name] == nil {
+		r, err := c.client.Join(ctx, name, client.JoinOptions{})
 		if err != nil {
 			return nil, err
 		}
-		*room = r
+		c.rooms[name] = r
 	}
-	return *room, nil
+	return c.rooms[name], nil
+}
+
+// conclavePool are the connections that clients share.
+type conclavePool struct {
+	mu    sync.Mutex
+	conns map[int]*conclaveConn
+}
+
+func (p *conclavePool) get(i int, open func() (*conclaveConn, error)) (*conclaveConn, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.conns[i] == nil {
+		c, err := open()
+		if err != nil {
+			return nil, err
+		}
+		p.conns[i] = c
+	}
+	return p.conns[i], nil
+}
+
+func (p *conclavePool) close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var wg sync.WaitGroup
+	for _, c := range p.conns {
+		wg.Go(func() { _ = c.client.Close() })
+	}
+	wg.Wait()
+}
+
+// conclaveSession is one client. Keys that all clients share ("hot…") are in one
+// room, so the clients that use them are in that one.
+type conclaveSession struct {
+	conn *conclaveConn
+	own  bool   // the connection
+	name string // of its room
+	seen map[string]uint64
+}
+
+// dialConclave makes a client with a connection of its own.
+func dialConclave(ctx context.Context, servers []string, i int, room string) (*conclaveSession, error) {
+	c, err := openConclave(ctx, servers, i)
+	if err != nil {
+		return nil, err
+	}
+	return &conclaveSession{conn: c, own: true, name: room, seen: map[string]uint64{}}, nil
+}
+
+func (s *conclaveSession) of(ctx context.Context, key string) (*client.Room, error) {
+	if strings.HasPrefix(key, "hot") {
+		return s.conn.room(ctx, roomName(0))
+	}
+	return s.conn.room(ctx, s.name)
 }
 
 func (s *conclaveSession) put(ctx context.Context, key string, value []byte) error {
@@ -224,7 +286,7 @@ func (s *conclaveSession) lock(ctx context.Context, key string) (func() error, e
 
 func (s *conclaveSession) watch(ctx context.Context, key string, f func([]byte), gap func()) error {
 	// A subscriber is no peer here: a room of 5,000 that merely look on.
-	r, err := s.client.Observe(ctx, roomName(0), nil)
+	r, err := s.conn.client.Observe(ctx, roomName(0), nil)
 	if err != nil {
 		return err
 	}
@@ -263,7 +325,11 @@ func (s *conclaveSession) watch(ctx context.Context, key string, f func([]byte),
 	}
 }
 
-func (s *conclaveSession) close() { _ = s.client.Close() }
+func (s *conclaveSession) close() {
+	if s.own {
+		_ = s.conn.client.Close()
+	}
+}
 
 // gitVersion names the tree that is measured.
 func gitVersion() string {

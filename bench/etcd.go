@@ -14,10 +14,6 @@ import (
 	"go.etcd.io/etcd/client/v3/concurrency"
 )
 
-// sharedConns is how many connections the writers and readers of etcd and NATS
-// share: their clients multiplex, and so many are faster for them than one each.
-const sharedConns = 48
-
 // newEtcd is etcd with its defaults, which fsync.
 func newEtcd(bin string) (*system, error) {
 	path, version, err := buildPeer(bin, "etcd", "go.etcd.io/etcd/server/v3")
@@ -44,10 +40,10 @@ func newEtcd(bin string) (*system, error) {
 				},
 			})
 		}
-		shared := &etcdPool{endpoints: endpoints}
+		shared := &etcdPool{endpoints: endpoints, conns: map[int]*clientv3.Client{}}
 		r.close, r.leader = shared.close, shared.leader
 		r.dial = func(_ context.Context, i int) (session, error) {
-			return &etcdSession{pool: shared, i: i, seen: map[string]int64{}}, nil
+			return &etcdSession{pool: shared, i: i, at: i % r.share, seen: map[string]int64{}}, nil
 		}
 		r.ready = func(ctx context.Context) error {
 			c, err := shared.get(0)
@@ -71,7 +67,7 @@ func newEtcd(bin string) (*system, error) {
 type etcdPool struct {
 	endpoints []string
 	mu        sync.Mutex
-	conns     [sharedConns]*clientv3.Client
+	conns     map[int]*clientv3.Client
 }
 
 func (p *etcdPool) open(i int) (*clientv3.Client, error) {
@@ -82,14 +78,14 @@ func (p *etcdPool) open(i int) (*clientv3.Client, error) {
 func (p *etcdPool) get(i int) (*clientv3.Client, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	c := &p.conns[i%sharedConns]
-	if *c == nil {
-		var err error
-		if *c, err = p.open(i); err != nil {
+	if p.conns[i] == nil {
+		c, err := p.open(i)
+		if err != nil {
 			return nil, err
 		}
+		p.conns[i] = c
 	}
-	return *c, nil
+	return p.conns[i], nil
 }
 
 func (p *etcdPool) leader(ctx context.Context) (int, error) {
@@ -110,22 +106,20 @@ func (p *etcdPool) close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, c := range p.conns {
-		if c != nil {
-			_ = c.Close()
-		}
+		_ = c.Close()
 	}
 }
 
 type etcdSession struct {
 	pool    *etcdPool
-	i       int
+	i, at   int // its number, and its connection's
 	seen    map[string]int64
 	session *concurrency.Session // of locks
 	own     *clientv3.Client     // of a subscriber
 }
 
 func (s *etcdSession) put(ctx context.Context, key string, value []byte) error {
-	c, err := s.pool.get(s.i)
+	c, err := s.pool.get(s.at)
 	if err == nil {
 		_, err = c.Put(ctx, key, string(value))
 	}
@@ -133,7 +127,7 @@ func (s *etcdSession) put(ctx context.Context, key string, value []byte) error {
 }
 
 func (s *etcdSession) get(ctx context.Context, key string) error {
-	c, err := s.pool.get(s.i)
+	c, err := s.pool.get(s.at)
 	if err == nil {
 		_, err = c.Get(ctx, key)
 	}
@@ -141,7 +135,7 @@ func (s *etcdSession) get(ctx context.Context, key string) error {
 }
 
 func (s *etcdSession) cas(ctx context.Context, key string, value []byte) (bool, error) {
-	c, err := s.pool.get(s.i)
+	c, err := s.pool.get(s.at)
 	if err != nil {
 		return false, err
 	}
@@ -163,7 +157,7 @@ func (s *etcdSession) cas(ctx context.Context, key string, value []byte) (bool, 
 }
 
 func (s *etcdSession) lock(ctx context.Context, key string) (func() error, error) {
-	c, err := s.pool.get(s.i)
+	c, err := s.pool.get(s.at)
 	if err != nil {
 		return nil, err
 	}

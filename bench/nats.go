@@ -33,7 +33,7 @@ func newNATS(bin string) (*system, error) {
 			text := fmt.Sprintf(`
 server_name: n%d
 listen: 127.0.0.1:%d
-jetstream { store_dir: %q, sync_interval: always }
+jetstream { store_dir: %q, sync_interval: always, limits { default_max_consumers: 100000 } }
 cluster { name: bench, listen: 127.0.0.1:%d, routes: [%s] }
 `, i, clients[i], filepath.Join(dir, fmt.Sprintf("n%d", i)), peers[i], strings.Join(routes, ", "))
 			if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
@@ -43,10 +43,10 @@ cluster { name: bench, listen: 127.0.0.1:%d, routes: [%s] }
 				path: path, log: filepath.Join(dir, fmt.Sprintf("n%d.log", i)), args: []string{"--config", config},
 			})
 		}
-		shared := &natsPool{urls: urls}
+		shared := &natsPool{urls: urls, conns: map[int]*nats.Conn{}, js: map[int]jetstream.JetStream{}}
 		r.close, r.leader = shared.close, shared.leader
 		r.dial = func(_ context.Context, i int) (session, error) {
-			return &natsSession{pool: shared, i: i, seen: map[string]uint64{}}, nil
+			return &natsSession{pool: shared, i: i, at: i % r.share, seen: map[string]uint64{}}, nil
 		}
 		r.ready = func(ctx context.Context) error {
 			js, err := shared.get(0)
@@ -71,8 +71,8 @@ const natsBucket = "bench"
 type natsPool struct {
 	urls  []string
 	mu    sync.Mutex
-	conns [sharedConns]*nats.Conn
-	js    [sharedConns]jetstream.JetStream
+	conns map[int]*nats.Conn
+	js    map[int]jetstream.JetStream
 }
 
 func (p *natsPool) open(i int) (*nats.Conn, error) {
@@ -82,8 +82,7 @@ func (p *natsPool) open(i int) (*nats.Conn, error) {
 func (p *natsPool) get(i int) (jetstream.JetStream, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	at := i % sharedConns
-	if p.js[at] == nil {
+	if p.js[i] == nil {
 		c, err := p.open(i)
 		if err != nil {
 			return nil, err
@@ -93,9 +92,9 @@ func (p *natsPool) get(i int) (jetstream.JetStream, error) {
 			c.Close()
 			return nil, err
 		}
-		p.conns[at], p.js[at] = c, js
+		p.conns[i], p.js[i] = c, js
 	}
-	return p.js[at], nil
+	return p.js[i], nil
 }
 
 // leader is the node that leads the bucket's stream: writes go through that one.
@@ -124,15 +123,14 @@ func (p *natsPool) close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, c := range p.conns {
-		if c != nil {
-			c.Close()
-		}
+		c.Close()
 	}
 }
 
 type natsSession struct {
 	pool *natsPool
-	i    int
+	i    int // its number
+	at   int // its connection's
 	kv   jetstream.KeyValue
 	own  *nats.Conn // of a subscriber
 	seen map[string]uint64
@@ -142,7 +140,7 @@ func (s *natsSession) bucket(ctx context.Context) (jetstream.KeyValue, error) {
 	if s.kv != nil {
 		return s.kv, nil
 	}
-	js, err := s.pool.get(s.i)
+	js, err := s.pool.get(s.at)
 	if err != nil {
 		return nil, err
 	}

@@ -18,6 +18,10 @@ var errUnsupported = errors.New("the system has no such operation")
 // nodes is the size of the clusters that are compared.
 const nodes = 3
 
+// sharedConns is how many connections the writers and readers share: all three
+// clients multiplex, and some are faster for each of them than one per client.
+const sharedConns = 48
+
 // system is a way to run a cluster of one product.
 type system struct {
 	name    string
@@ -39,6 +43,7 @@ func (s *system) start(ctx context.Context, dir string) (*running, error) {
 	if err != nil {
 		return nil, err
 	}
+	r.share = sharedConns
 	if err := startAll(r.procs); err != nil {
 		r.close()
 		return nil, err
@@ -55,9 +60,10 @@ type running struct {
 	procs []*process
 	// ready reports whether the cluster takes writes, and prepares it for them.
 	ready func(ctx context.Context) error
-	// dial makes client number i, with a connection of its own unless the system's
-	// clients are better off sharing one (see docs/benchmarks.md).
-	dial func(ctx context.Context, i int) (session, error)
+	// dial makes client number i. Writers and readers share so many connections;
+	// subscribers have one each.
+	share int
+	dial  func(ctx context.Context, i int) (session, error)
 	// leader is the index of the node that leads.
 	leader  func(ctx context.Context) (int, error)
 	close   func()   // what the clients share

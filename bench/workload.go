@@ -76,6 +76,12 @@ func workloads() []workload {
 				return true, s.put(ctx, fmt.Sprintf("key-%d", i), v)
 			}))
 	}
+	add("put-256-own", "put, 256 clients, each with a connection of its own", byRate, func(ctx context.Context, r *running, p pace) (figures, error) {
+		r.share = 256
+		return closedLoop(256, func(ctx context.Context, s session, i int, v []byte) (bool, error) {
+			return true, s.put(ctx, fmt.Sprintf("key-%d", i), v)
+		})(ctx, r, p)
+	})
 	for _, n := range []int{1, 64} {
 		add(fmt.Sprintf("get-%d", n), fmt.Sprintf("linearizable get, %d clients", n), byRate, closedLoop(n,
 			func(ctx context.Context, s session, i int, _ []byte) (bool, error) {
