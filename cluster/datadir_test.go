@@ -100,6 +100,44 @@ func TestOpenDataDir_IsForOneAtATime(t *testing.T) {
 	mustOpen(t, dir)
 }
 
+// A new log is laid out ahead, so that a write does not have to change the file's
+// size; it goes on beyond that.
+func TestOpenDataDir_LaysALogOut(t *testing.T) {
+	size := func(dir string) int64 {
+		t.Helper()
+		info, err := os.Stat(filepath.Join(dir, dbName))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return info.Size()
+	}
+	dir := t.TempDir()
+	d := mustOpen(t, dir)
+	for first := uint64(1); first <= 4000; first += 100 {
+		fill(t, d, first, first+99)
+	}
+	if got := size(dir); got != laidOutBytes {
+		t.Errorf("with 4 MB in it it has %d bytes, want %d", got, laidOutBytes)
+	}
+	for first := uint64(4001); size(dir) == laidOutBytes; first += 1000 {
+		fill(t, d, first, first+999)
+	}
+	d.Close()
+	last, err := mustOpen(t, dir).Log.LastIndex()
+	if err != nil || last < 8000 {
+		t.Errorf("the last of the entries is %d, %v", last, err)
+	}
+	other := t.TempDir()
+	segments, err := OpenDataDir(other, DataDirOptions{LogStore: LogWAL})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer segments.Close()
+	if got := size(other); got >= laidOutBytes {
+		t.Errorf("with its log in segments it has %d bytes", got)
+	}
+}
+
 // A crash while raft.db was being made leaves a draft that is of no account.
 func TestOpenDataDir_ReplacesAHalfMadeLog(t *testing.T) {
 	dir := t.TempDir()
