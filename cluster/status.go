@@ -50,7 +50,7 @@ func (n *Node) Status(ctx context.Context) Status {
 	}) != nil {
 		return own
 	}
-	own.Members, own.Leader = theirs.Members, theirs.Leader
+	own.Members, own.Leader, own.Term = theirs.Members, theirs.Leader, max(own.Term, theirs.Term)
 	return own
 }
 

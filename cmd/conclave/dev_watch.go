@@ -47,17 +47,27 @@ func (d *devWatcher) watch(ctx context.Context) {
 	tick := time.NewTicker(devPoll)
 	defer tick.Stop()
 	for {
+		asked := d.processes()
 		answers := d.ask(ctx, clients)
 		if ctx.Err() != nil {
 			return
 		}
-		d.tell(answers)
+		d.tell(asked, answers)
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
 		}
 	}
+}
+
+// processes are the nodes' processes, 0 for one that is dead.
+func (d *devWatcher) processes() map[string]int64 {
+	pids := make(map[string]int64, len(d.nodes))
+	for _, n := range d.nodes {
+		pids[n.id] = n.pid.Load()
+	}
+	return pids
 }
 
 // ask asks all nodes at once. One that has lost its leader answers late.
@@ -73,9 +83,10 @@ func (d *devWatcher) ask(ctx context.Context, clients []*client.HTTP) []*wire.Cl
 	return answers
 }
 
-// tell compares the answers with what was told last.
-func (d *devWatcher) tell(answers []*wire.Cluster) {
-	leader, term := d.leading(answers)
+// tell compares the answers with what was told last. asked are the processes from when
+// the nodes were asked.
+func (d *devWatcher) tell(asked map[string]int64, answers []*wire.Cluster) {
+	leader, term := d.leading(asked, answers)
 	if !d.greeted {
 		if leader != "" && !slices.Contains(answers, nil) {
 			d.greeted, d.leader, d.term = true, leader, term
@@ -104,14 +115,15 @@ func (d *devWatcher) tell(answers []*wire.Cluster) {
 }
 
 // leading is who leads according to the answers. Nodes may differ for a moment:
-// the highest term knows best. A leader whose process is dead leads nobody.
-func (d *devWatcher) leading(answers []*wire.Cluster) (leader string, term uint64) {
+// the highest term knows best. A leader whose process is dead, or has been started since,
+// leads nobody: those that name it do not know yet.
+func (d *devWatcher) leading(asked map[string]int64, answers []*wire.Cluster) (leader string, term uint64) {
 	for _, a := range answers {
 		if a == nil || a.Leader == nil || a.Term < term {
 			continue
 		}
 		for _, n := range d.nodes {
-			if n.id == *a.Leader && n.pid.Load() != 0 {
+			if n.id == *a.Leader && n.pid.Load() != 0 && n.pid.Load() == asked[n.id] {
 				leader, term = n.id, a.Term
 			}
 		}
