@@ -34,9 +34,9 @@ func TestSocket_SpeaksTheSamples(t *testing.T) {
 	b := s.dial("studio")
 	b.write(`{"id":1,"do":"hello","v":1,"client":"h2"}`)
 	v.hear() // joined
-	b.write(`{"id":2,"do":"acquire","key":"pen","wait_ms":60000}`)
 	notice := &conversation{c: b}
-	notice.hear()
+	notice.hear() // the revision in it is that of when it is sent
+	b.write(`{"id":2,"do":"acquire","key":"pen","wait_ms":60000}`)
 	notice.hear()
 	v.say(`{"id":20,"do":"release","key":"pen","fence":` + fmt.Sprint(s.session("studio").Lock(defaultStore, "pen").Holders[0].Fence) + `}`)
 	notice.hear()
