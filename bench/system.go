@@ -60,10 +60,10 @@ type running struct {
 	procs []*process
 	// ready reports whether the cluster takes writes, and prepares it for them.
 	ready func(ctx context.Context) error
-	// dial makes client number i. Writers and readers share so many connections;
-	// subscribers have one each.
+	// share is how many connections writers and readers share.
 	share int
-	dial  func(ctx context.Context, i int) (session, error)
+	// dial makes client number i. Subscribers have a connection of their own.
+	dial func(ctx context.Context, i int) (session, error)
 	// leader is the index of the node that leads.
 	leader  func(ctx context.Context) (int, error)
 	close   func()   // what the clients share

@@ -97,16 +97,16 @@ func (l *leadership) gather() {
 func (l *leadership) shouldWait() time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	commands, size := l.queued()
+	commands, size := load(l.queue)
 	if len(l.queue) == 0 || len(l.controls) > 0 || l.stampDue || size >= fsm.MaxProposalBytes {
 		return 0
 	}
 	return l.gathering.wait(time.Now(), commands)
 }
 
-// queued is how much waits. Callers hold mu.
-func (l *leadership) queued() (commands, size int) {
-	for _, p := range l.queue {
+// load is how much is in batches. Callers hold mu.
+func load(batches []*proposal) (commands, size int) {
+	for _, p := range batches {
 		commands += len(p.batch.Commands)
 		size += p.size
 	}

@@ -191,13 +191,9 @@ func (l *leadership) apply(entry *fsm.Proposal, taken []*proposal, release func(
 		release()
 		return stubborn
 	}
-	commands := 0
-	for i := range entry.Batches {
-		commands += len(entry.Batches[i].Commands)
-	}
+	handed := time.Now()
 	l.mu.Lock()
-	l.stamped = time.Now()
-	handed := l.stamped
+	commands, _ := load(taken)
 	l.gathering.left(commands)
 	l.mu.Unlock()
 	future := l.n.raft.Apply(data, 0)
@@ -207,7 +203,7 @@ func (l *leadership) apply(entry *fsm.Proposal, taken []*proposal, release func(
 		defer release()
 		err := future.Error()
 		l.mu.Lock()
-		queued, _ := l.queued()
+		queued, _ := load(l.queue)
 		l.gathering.done(time.Now(), commands, queued, time.Since(handed))
 		l.mu.Unlock()
 		l.wake()

@@ -33,7 +33,6 @@ type devWatcher struct {
 const devPoll = 200 * time.Millisecond
 
 func (d *devWatcher) watch(ctx context.Context) {
-	d.pids = map[string]int64{}
 	var clients []*client.HTTP
 	for _, n := range d.nodes {
 		h, err := client.NewHTTP(client.HTTPConfig{Config: client.Config{Servers: []string{"http://" + n.http}}, Patience: -1})
@@ -89,10 +88,7 @@ func (d *devWatcher) tell(asked map[string]int64, answers []*wire.Cluster) {
 	leader, term := d.leading(asked, answers)
 	if !d.greeted {
 		if leader != "" && !slices.Contains(answers, nil) {
-			d.greeted, d.leader, d.term = true, leader, term
-			for _, n := range d.nodes {
-				d.pids[n.id] = n.pid.Load()
-			}
+			d.greeted, d.leader, d.term, d.pids = true, leader, term, d.processes()
 			d.greet()
 		}
 		return
