@@ -42,6 +42,8 @@ type batch struct {
 	// attempts counts the sendings that may have reached a log: those without an
 	// answer, and those answered "proposed". Zero means never handed over.
 	attempts int
+	began    time.Time // when it was first sent
+	size     int       // commands that it had then
 }
 
 // batcher collects the node's commands into numbered batches and sees each of
@@ -59,6 +61,8 @@ type batcher struct {
 	mu         sync.Mutex
 	ready      []*Lane // with commands, in turn
 	queued     int     // bytes in lanes
+	waiting    int     // commands in lanes
+	gathering  gathering
 	inflight   []*batch
 	next       uint64    // number of the next batch
 	registered bool      // the log knows this incarnation
@@ -103,6 +107,7 @@ func (l *Lane) Submit(c *fsm.Command, done func(*fsm.Result, error)) {
 		return
 	}
 	b.queued += p.size
+	b.waiting++
 	l.queue = append(l.queue, p)
 	if !l.ready {
 		l.ready = true
@@ -128,9 +133,14 @@ func (b *batcher) run() {
 	tick := time.NewTicker(b.n.timeout / 10)
 	tick.Stop()
 	ticking := false
+	gathered := time.NewTimer(0)
+	defer gathered.Stop()
 	for {
 		changed := b.n.leaderChanged()
-		busy := b.pump()
+		busy, wait := b.pump()
+		if wait > 0 {
+			gathered.Reset(wait)
+		}
 		if busy != ticking { // an idle node has no ticker
 			ticking = busy
 			if busy {
@@ -141,6 +151,7 @@ func (b *batcher) run() {
 		}
 		select {
 		case <-b.kick:
+		case <-gathered.C:
 		case <-tick.C:
 			b.expire(time.Now())
 		case <-changed:
@@ -153,8 +164,9 @@ func (b *batcher) run() {
 }
 
 // pump sends the registration, what is to be sent again, and new batches while
-// the window is open. It reports whether anything waits for an outcome.
-func (b *batcher) pump() bool {
+// the window is open. It reports whether anything waits for an outcome, and how long
+// it would wait for more commands before the next batch, if longer than nothing.
+func (b *batcher) pump() (busy bool, wait time.Duration) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if !b.resend.IsZero() && !time.Now().Before(b.resend) {
@@ -162,14 +174,14 @@ func (b *batcher) pump() bool {
 		b.epoch++
 	}
 	if !b.n.hasLeader() {
-		return b.busy()
+		return b.busy(), 0
 	}
 	if !b.registered {
 		if b.announced < b.epoch {
 			b.announced = b.epoch
 			b.send(nil)
 		}
-		return true
+		return true, 0
 	}
 	for _, sent := range b.inflight {
 		if sent.epoch < b.epoch {
@@ -177,9 +189,12 @@ func (b *batcher) pump() bool {
 		}
 	}
 	for len(b.inflight) < fsm.BatchWindow && len(b.ready) > 0 {
+		if wait = b.gathering.wait(time.Now(), b.waiting); wait != 0 {
+			break
+		}
 		b.send(b.fill())
 	}
-	return b.busy()
+	return b.busy(), wait
 }
 
 func (b *batcher) busy() bool {
@@ -199,6 +214,7 @@ func (b *batcher) fill() *batch {
 		}
 		size += p.size
 		b.queued -= p.size
+		b.waiting--
 		lane.queue[0] = nil
 		lane.queue = lane.queue[1:]
 		b.ready = b.ready[1:]
@@ -209,7 +225,8 @@ func (b *batcher) fill() *batch {
 		}
 		out.commands = append(out.commands, p)
 	}
-	out.deadline = out.commands[0].deadline
+	out.deadline, out.began, out.size = out.commands[0].deadline, time.Now(), len(out.commands)
+	b.gathering.left(out.size)
 	b.inflight = append(b.inflight, out)
 	return out
 }
@@ -321,6 +338,7 @@ func (b *batcher) expire(now time.Time) {
 		for len(lane.queue) > 0 && !now.Before(lane.queue[0].deadline) {
 			over = append(over, ended{lane.queue[0], &UnavailableError{"no leader in time"}})
 			b.queued -= lane.queue[0].size
+			b.waiting--
 			lane.queue = lane.queue[1:]
 		}
 		if lane.ready = len(lane.queue) > 0; lane.ready {
@@ -377,7 +395,9 @@ func (b *batcher) settle(seq uint64, results []fsm.Result) {
 	b.inflight[0] = nil
 	b.inflight = b.inflight[1:]
 	b.failures = 0
-	b.retryAfter = time.Now().Add(b.n.timeout)
+	now := time.Now()
+	b.retryAfter = now.Add(b.n.timeout)
+	b.gathering.done(now, out.size, b.waiting, now.Sub(out.began))
 	b.mu.Unlock()
 	b.wake()
 	for i, p := range out.commands {
@@ -396,7 +416,7 @@ func (b *batcher) restored(v *fsm.View) {
 	known = known && info.Incarnation == b.n.incarnation
 	waiting := append([]*batch(nil), b.inflight...)
 	if !known && b.registered { // a backup was restored: numbering starts anew
-		b.registered, b.next, b.inflight = false, 1, nil
+		b.registered, b.next, b.inflight, b.gathering = false, 1, nil, gathering{}
 	} else {
 		b.registered = b.registered || known
 	}

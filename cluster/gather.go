@@ -10,7 +10,7 @@ import (
 // those that may come are enough, and how many entries go without a wait at most once
 // one was in vain.
 const (
-	maxGather     = 4 * time.Millisecond
+	maxGather     = 20 * time.Millisecond
 	enoughOfEight = 7
 	maxSkip       = 64
 )
@@ -48,7 +48,7 @@ func (g *gathering) done(now time.Time, commands, queued int, took time.Duration
 	g.flying--
 	g.want = g.aboard + queued
 	g.aboard -= commands
-	g.until = now.Add(min(took, maxGather))
+	g.until = now.Add(min(2*took, maxGather))
 }
 
 // wait is for how long an entry with the queued commands should wait; a negative time

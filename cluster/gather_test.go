@@ -28,12 +28,12 @@ func TestGathering(t *testing.T) {
 		g.left(8)
 		expect(t, &g, start, 8, -1) // the other half comes while it is in flight
 		g.done(start, 8, 8, took)
-		expect(t, &g, start.Add(time.Millisecond), 8, 2*time.Millisecond)
-		expect(t, &g, start.Add(time.Millisecond), 13, 2*time.Millisecond)
+		expect(t, &g, start.Add(time.Millisecond), 8, 2*took-time.Millisecond)
+		expect(t, &g, start.Add(time.Millisecond), 13, 2*took-time.Millisecond)
 		expect(t, &g, start.Add(time.Millisecond), 14, 0) // enough
 		g.left(14)
 		g.done(start, 14, 2, took)
-		expect(t, &g, start, 2, took)
+		expect(t, &g, start, 2, 2*took)
 		expect(t, &g, start, 16, 0)
 	})
 	t.Run("who does not come back is waited for less and less often", func(t *testing.T) {
@@ -42,7 +42,7 @@ func TestGathering(t *testing.T) {
 		for range 10_000 {
 			if g.wait(start, 4) > 0 {
 				waits++
-				expect(t, &g, start.Add(took), 4, 0) // in vain
+				expect(t, &g, start.Add(2*took), 4, 0) // in vain
 			}
 			g.left(4)
 			g.done(start, 4, 4, took)
