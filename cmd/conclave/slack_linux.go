@@ -26,7 +26,9 @@ func coarsenTimers() {
 	if slack, err := unix.PrctlRetInt(unix.PR_GET_TIMERSLACK, 0, 0, 0, 0); err != nil || time.Duration(slack) >= timerSlack {
 		return // there is none; or it is set, by an earlier call or by the service manager
 	}
-	if unix.Prctl(unix.PR_SET_TIMERSLACK, uintptr(timerSlack), 0, 0, 0) == nil {
-		_ = syscall.Exec("/proc/self/exe", os.Args, os.Environ())
+	self, err := os.Executable() // not /proc/self/exe, by whose last word top would call it
+	if err != nil || unix.Prctl(unix.PR_SET_TIMERSLACK, uintptr(timerSlack), 0, 0, 0) != nil {
+		return
 	}
+	_ = syscall.Exec(self, os.Args, os.Environ())
 }
