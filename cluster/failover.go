@@ -19,8 +19,8 @@ import (
 // Raft's rules decide that election, so a false alarm costs one at most. That it
 // does not come to many, there are these conditions: a voter only, and in state
 // Follower (a TimeoutNow would depose a healthy leader, or have a non-voter raise
-// the term); once per leader and term; not a leader that has only just been
-// elected; and nothing was heard from it since the loss.
+// the term); once per leader and term; not a leader that has only just followed one
+// that was lost; and nothing was heard from it since the loss.
 
 // nextCandidate is how long a voter leaves to each one with a better log. A var, so
 // that tests may make it matter.
@@ -44,6 +44,7 @@ type losses struct {
 
 	mu      sync.Mutex
 	last    loss
+	before  time.Time     // of the leader before, or in its earlier term, when it was lost
 	changed chan struct{} // closed and replaced with each loss
 }
 
@@ -55,6 +56,24 @@ func (s *losses) look() (loss, <-chan struct{}) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.last, s.changed
+}
+
+func (s *losses) note(l loss) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.last.leader != l.leader || s.last.term != l.term {
+		s.before = s.last.at
+	}
+	s.last = l
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+// another is when the loss before the last one was, of another leader or term.
+func (s *losses) another() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.before
 }
 
 type lostRequest struct {
@@ -79,11 +98,7 @@ func (n *Node) lost(id raft.ServerID) {
 	if !n.stands(l) {
 		return // not the leader that this node follows
 	}
-	n.losses.mu.Lock()
-	n.losses.last = l
-	close(n.losses.changed)
-	n.losses.changed = make(chan struct{})
-	n.losses.mu.Unlock()
+	n.losses.note(l)
 	select {
 	case n.losses.kick <- struct{}{}:
 	default:
@@ -167,10 +182,13 @@ func (n *Node) replace(l loss) bool {
 	return true
 }
 
-// newlyLed reports whether a leader was found less than a timeout before it was
-// lost. Where processes, or what lies between them, fail as fast as that, raft's
-// own pace is fast enough.
+// newlyLed reports whether a leader was lost less than a timeout after it was found,
+// and that soon after another was lost. Where processes, or what lies between them,
+// fail as fast as that, raft's own pace is fast enough.
 func (n *Node) newlyLed(l loss) bool {
+	if l.at.Sub(n.losses.another()) > 2*n.timeout {
+		return false // as is the first leader, which nobody was lost for
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.lastSeen.leader == l.leader && n.lastSeen.term == l.term && l.at.Sub(n.seenSince) < n.timeout

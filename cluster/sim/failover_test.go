@@ -58,6 +58,27 @@ func TestG14_DeadLeaderIsReplacedAtOnce(t *testing.T) {
 	}
 }
 
+// TestFailover_TheFirstLeader: a leader that was elected because there was none is
+// replaced at once from the start; the one after it, lost as soon, is not.
+func TestFailover_TheFirstLeader(t *testing.T) {
+	opts := ordinary(165)
+	opts.Nodes = 5
+	inBubble(t, opts, func(t *testing.T, c *Cluster, h *History) {
+		for round, atOnce := range []bool{true, false} {
+			k := c.NewClient(h, fmt.Sprint("ada", round)).On(c.Followers()[0])
+			k.put("k")
+			start := h.Now()
+			c.Kill(c.Leader())
+			k.put("k")
+			took := h.Now() - start
+			t.Logf("writes went on after %v", took)
+			if (took < 200*time.Millisecond) != atOnce {
+				t.Errorf("round %d: writes went on after %v", round, took)
+			}
+		}
+	})
+}
+
 // TestFailover_UnderLoad: the entries that a dying leader leaves half replicated do not
 // have two voters stand at once.
 func TestFailover_UnderLoad(t *testing.T) {
