@@ -191,6 +191,7 @@ func (l *earlyLog) IsMonotonic() bool { return isMonotonic(l.LogStore) }
 type durableMachine struct {
 	*fsm.Machine // not raft.FSM, which would leave ApplyBatch out
 	log          *earlyLog
+	committed    func(index, term uint64) // told before they are applied
 }
 
 var _ raft.BatchingFSM = durableMachine{}
@@ -201,9 +202,11 @@ func (m durableMachine) Apply(l *raft.Log) any { return m.ApplyBatch([]*raft.Log
 // ApplyBatch waits for the disk. It leaves out what cannot be written, and so
 // everything after: the node stops.
 func (m durableMachine) ApplyBatch(logs []*raft.Log) []any {
-	if !hasty && !m.log.Await(logs[len(logs)-1].Index) {
+	last := logs[len(logs)-1]
+	if !hasty && !m.log.Await(last.Index) {
 		return make([]any, len(logs))
 	}
+	m.committed(last.Index, last.Term)
 	return m.Machine.ApplyBatch(logs)
 }
 

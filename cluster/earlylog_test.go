@@ -200,7 +200,7 @@ func TestEarlyLog_AWriteThatFails(t *testing.T) {
 				t.Errorf("%s: %v", what, err)
 			}
 		}
-		m := durableMachine{nil, l} // it would panic if it were given anything
+		m := durableMachine{log: l} // it would panic if it were given anything
 		if got := m.ApplyBatch(commands(2, 3)); len(got) != 2 {
 			t.Errorf("answers %v", got)
 		}

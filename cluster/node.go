@@ -143,7 +143,7 @@ func Open(cfg Config) (*Node, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cache the raft log: %w", err)
 	}
-	n.raft, err = raft.NewRaft(n.raftConfig(), durableMachine{n.machine, n.early}, recent, termStore{newVoteStore(n.stable), n.mute}, snapshots, n.transport)
+	n.raft, err = raft.NewRaft(n.raftConfig(), durableMachine{n.machine, n.early, n.transport.Committed}, recent, termStore{newVoteStore(n.stable), n.mute}, snapshots, n.transport)
 	if err != nil {
 		err = errors.Join(fmt.Errorf("start raft: %w", err), n.channel.Close(), n.transport.Close())
 		return nil, err

@@ -13,7 +13,7 @@ import (
 // quiet cluster.
 //
 // A nudge is an ordinary empty AppendEntries of the leader of a term, about an
-// entry of that term which the leader has applied: PrevLogEntry and PrevLogTerm
+// entry of that term which the leader has committed: PrevLogEntry and PrevLogTerm
 // name the entry, and LeaderCommitIndex is its index. So
 //
 //   - it commits nothing that is not committed, and never beyond what its own
@@ -34,7 +34,7 @@ type nudger struct {
 	term      uint64         // of our latest AppendEntries; only grows
 	header    raft.RPCHeader // as raft fills it in that term; an empty Addr would unset the leader
 	leader    []byte         // the older form of header.Addr
-	published uint64         // newest entry of this term that this node has published
+	newest    uint64         // entry of this term that this node knows to be committed
 	followers map[raft.ServerID]*nudgedFollower
 
 	running sync.WaitGroup // the followers' goroutines, and start's; Add only under mu while not stopped
@@ -65,7 +65,7 @@ func (n *nudger) sending(id raft.ServerID, target raft.ServerAddress, req *raft.
 		return nil
 	}
 	if req.Term > n.term {
-		n.term, n.header, n.leader, n.published = req.Term, req.RPCHeader, req.Leader, 0
+		n.term, n.header, n.leader, n.newest = req.Term, req.RPCHeader, req.Leader, 0
 		clear(n.followers)
 	}
 	f := n.followers[id]
@@ -95,14 +95,14 @@ func (n *nudger) answered(f *nudgedFollower, req *raft.AppendEntriesRequest, res
 	n.startIfDue(f)
 }
 
-// applied records that an entry was published here, and starts what is due.
-func (n *nudger) applied(index, term uint64) {
+// committed records that an entry is committed, and starts what is due.
+func (n *nudger) committed(index, term uint64) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if term != n.term || index <= n.published {
+	if term != n.term || index <= n.newest {
 		return
 	}
-	n.published = index
+	n.newest = index
 	for _, f := range n.followers {
 		n.startIfDue(f)
 	}
@@ -135,10 +135,10 @@ func (n *nudger) stop() {
 
 func (n *nudger) wait() { n.running.Wait() }
 
-// due says whether f should be told of the newest published entry: it has the
+// due says whether f should be told of the newest committed entry: it has the
 // entry, does not know that it is committed, and nothing under way will say so.
 func (n *nudger) due(f *nudgedFollower) bool {
-	i := n.published
+	i := n.newest
 	return !n.stopped && f.term == n.term && i > 0 &&
 		f.match >= i && f.commit < i && f.carried < i && f.told < i
 }
@@ -156,14 +156,14 @@ func (n *nudger) nudge(f *nudgedFollower) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for n.due(f) {
-		f.told = n.published
+		f.told = n.newest
 		req := &raft.AppendEntriesRequest{
 			RPCHeader:         n.header,
 			Leader:            n.leader,
 			Term:              f.term,
-			PrevLogEntry:      n.published,
+			PrevLogEntry:      n.newest,
 			PrevLogTerm:       f.term,
-			LeaderCommitIndex: n.published,
+			LeaderCommitIndex: n.newest,
 		}
 		target := f.target
 		n.mu.Unlock()

@@ -71,7 +71,7 @@ func (e *followerEnd) replicate(req *raft.AppendEntriesRequest) {
 func TestNudger_ANudgeIsTheOrdinaryCheckOfOneEntry(t *testing.T) {
 	e := newFollowerEnd()
 	e.replicate(entries(5, 6, 9, 6))
-	e.nudger.applied(9, 5)
+	e.nudger.committed(9, 5)
 	e.nudger.wait()
 	want := []raft.AppendEntriesRequest{{
 		RPCHeader: raft.RPCHeader{ProtocolVersion: 3, ID: []byte("n1.a"), Addr: []byte("n1.a")},
@@ -91,23 +91,23 @@ func TestNudger_TellsOnlyWhatIsNewsAndDue(t *testing.T) {
 	}{
 		{"a follower that has the entry", func(e *followerEnd) {
 			e.replicate(entries(5, 6, 9, 6))
-			e.nudger.applied(9, 5)
+			e.nudger.committed(9, 5)
 		}, []uint64{9}},
 		{"a node that never sent anything", func(e *followerEnd) {
-			e.nudger.applied(9, 5)
+			e.nudger.committed(9, 5)
 		}, nil},
 		{"an entry of an earlier term", func(e *followerEnd) {
 			e.replicate(entries(5, 6, 9, 6))
-			e.nudger.applied(6, 4)
+			e.nudger.committed(6, 4)
 		}, nil},
 		{"an entry of a later term", func(e *followerEnd) {
 			e.replicate(entries(5, 6, 9, 6))
-			e.nudger.applied(9, 6)
+			e.nudger.committed(9, 6)
 		}, nil},
 		{"the slower follower, when its answer comes", func(e *followerEnd) {
 			req := entries(5, 6, 9, 6)
 			f := e.nudger.sending("n2.b", "addr", req)
-			e.nudger.applied(9, 5)
+			e.nudger.committed(9, 5)
 			if len(e.nudges) != 0 {
 				panic("nudged before the follower had the entry")
 			}
@@ -115,63 +115,63 @@ func TestNudger_TellsOnlyWhatIsNewsAndDue(t *testing.T) {
 		}, []uint64{9}},
 		{"a follower that lacks the entry", func(e *followerEnd) {
 			e.replicate(entries(5, 6, 8, 6))
-			e.nudger.applied(9, 5)
+			e.nudger.committed(9, 5)
 		}, nil},
 		{"one that refused", func(e *followerEnd) {
 			req := entries(5, 6, 9, 6)
 			f := e.nudger.sending("n2.b", "addr", req)
 			e.nudger.answered(f, req, &raft.AppendEntriesResponse{Term: 5}, nil)
-			e.nudger.applied(9, 5)
+			e.nudger.committed(9, 5)
 		}, nil},
 		{"one that did not answer", func(e *followerEnd) {
 			req := entries(5, 6, 9, 6)
 			f := e.nudger.sending("n2.b", "addr", req)
 			e.nudger.answered(f, req, accepted, errors.New("connection reset"))
-			e.nudger.applied(9, 5)
+			e.nudger.committed(9, 5)
 		}, nil},
 		{"one that answered from a newer term", func(e *followerEnd) {
 			req := entries(5, 6, 9, 6)
 			f := e.nudger.sending("n2.b", "addr", req)
 			e.nudger.answered(f, req, &raft.AppendEntriesResponse{Term: 6, Success: true}, nil)
-			e.nudger.applied(9, 5)
+			e.nudger.committed(9, 5)
 		}, nil},
 		{"one that knows from raft", func(e *followerEnd) {
 			e.replicate(entries(5, 6, 9, 6))
 			e.replicate(entries(5, 9, 9, 9))
-			e.nudger.applied(9, 5)
+			e.nudger.committed(9, 5)
 		}, nil},
 		{"one that raft is telling", func(e *followerEnd) {
 			e.replicate(entries(5, 6, 9, 6))
 			req := entries(5, 9, 11, 9)
 			f := e.nudger.sending("n2.b", "addr", req)
-			e.nudger.applied(9, 5)
+			e.nudger.committed(9, 5)
 			e.nudger.answered(f, req, accepted, nil)
 		}, nil},
 		{"one that raft was telling in vain", func(e *followerEnd) {
 			e.replicate(entries(5, 6, 9, 6))
 			req := entries(5, 9, 11, 9)
 			f := e.nudger.sending("n2.b", "addr", req)
-			e.nudger.applied(9, 5)
+			e.nudger.committed(9, 5)
 			e.nudger.answered(f, req, accepted, errors.New("connection reset"))
 		}, []uint64{9}},
 		{"a commit index beyond what was sent with it", func(e *followerEnd) {
 			e.replicate(entries(5, 6, 9, 20)) // proves a commit index of 9 only
 			e.replicate(entries(5, 9, 12, 9))
-			e.nudger.applied(12, 5)
+			e.nudger.committed(12, 5)
 		}, []uint64{12}},
 		{"heartbeats", func(e *followerEnd) {
 			e.replicate(entries(5, 6, 9, 6))
 			e.replicate(entries(5, 0, 0, 0))
-			e.nudger.applied(9, 5)
+			e.nudger.committed(9, 5)
 			e.nudger.wait()
 			e.replicate(entries(5, 0, 0, 0))
 		}, []uint64{9}},
 		{"once, though it failed", func(e *followerEnd) {
 			e.err = errors.New("connection reset")
 			e.replicate(entries(5, 6, 9, 6))
-			e.nudger.applied(9, 5)
+			e.nudger.committed(9, 5)
 			e.nudger.wait()
-			e.nudger.applied(9, 5)
+			e.nudger.committed(9, 5)
 			e.replicate(entries(5, 6, 9, 6))
 		}, []uint64{9}},
 		{"what an older term learnt is forgotten", func(e *followerEnd) {
@@ -180,19 +180,19 @@ func TestNudger_TellsOnlyWhatIsNewsAndDue(t *testing.T) {
 			f := e.nudger.sending("n2.b", "addr", late)
 			e.nudger.sending("n2.b", "addr", entries(7, 0, 0, 0)) // leads again
 			e.nudger.answered(f, late, accepted, nil)
-			e.nudger.applied(9, 7)
-			e.nudger.applied(9, 5)
+			e.nudger.committed(9, 7)
+			e.nudger.committed(9, 5)
 		}, nil},
 		{"requests of an older term that raft still sends", func(e *followerEnd) {
 			e.nudger.sending("n2.b", "addr", entries(7, 0, 0, 0))
 			e.replicate(entries(5, 6, 9, 6))
-			e.nudger.applied(9, 7)
-			e.nudger.applied(9, 5)
+			e.nudger.committed(9, 7)
+			e.nudger.committed(9, 5)
 		}, nil},
 		{"after stop", func(e *followerEnd) {
 			e.replicate(entries(5, 6, 9, 6))
 			e.nudger.stop()
-			e.nudger.applied(9, 5)
+			e.nudger.committed(9, 5)
 		}, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -209,14 +209,14 @@ func TestNudger_WhileOneIsUnderWayOthersWait(t *testing.T) {
 	e := newFollowerEnd()
 	e.gate = make(chan struct{})
 	e.replicate(entries(5, 6, 20, 6))
-	e.nudger.applied(10, 5)
+	e.nudger.committed(10, 5)
 	pollUntil(t, "the first nudge leaves", func() bool {
 		e.mu.Lock()
 		defer e.mu.Unlock()
 		return len(e.nudges) == 1
 	})
 	for i := uint64(11); i <= 20; i++ {
-		e.nudger.applied(i, 5)
+		e.nudger.committed(i, 5)
 	}
 	close(e.gate)
 	if diff := cmp.Diff([]uint64{10, 20}, e.sent()); diff != "" {
@@ -257,7 +257,7 @@ func TestNudger_Model(t *testing.T) {
 			"publish": func(t *rapid.T) {
 				if log > published {
 					published = rapid.Uint64Range(published+1, log).Draw(t, "index")
-					e.nudger.applied(published, term)
+					e.nudger.committed(published, term)
 				}
 			},
 			"lead again": func(t *rapid.T) {

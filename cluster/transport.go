@@ -181,12 +181,15 @@ func (t *transport) Succeed(ctx context.Context, to raft.Server) error {
 	}
 }
 
+// Committed says that the entry with that index, of that raft term, is committed and
+// on this node's disk. If it leads in that term, its followers are told, so that they
+// apply it while it does. Any node may call it for every entry; it never blocks.
+func (t *transport) Committed(index, term uint64) { t.nudges.committed(index, term) }
+
 // Applied says that this node has published the entry with that index, of that
-// raft term. If it leads in that term, its followers are told that the entry is
-// committed. Any node may call it for every entry; it never blocks.
+// raft term.
 func (t *transport) Applied(index, term uint64) {
 	t.reached.Store(max(index, t.reached.Load())) // raft's FSM goroutine alone calls this
-	t.nudges.applied(index, term)
 }
 
 // AppendEntries sends entries and learns from the answer what the follower has.

@@ -147,7 +147,7 @@ func newTrio(t testing.TB, cfg trioConfig) *trio {
 		}
 		n.fsm = &countingFSM{nudge: func(uint64, uint64) {}, changed: make(chan struct{})}
 		if !cfg.plain {
-			n.fsm.nudge = n.trans.Applied
+			n.fsm.nudge = n.trans.Committed
 		}
 		config := raft.DefaultConfig()
 		config.LocalID = n.self.ServerID()
