@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -196,7 +195,7 @@ func (c *conn) read() (*wire.Frame, error) {
 		return nil, errors.New("connection: binary frame")
 	}
 	f := new(wire.Frame)
-	if err := json.Unmarshal(c.frame.Bytes(), f); err != nil { // copies what it keeps
+	if err := decode(c.frame.Bytes(), f); err != nil { // copies what it keeps
 		return nil, fmt.Errorf("connection: frame: %w", err)
 	}
 	if c.frame.Cap() > maxWrite {
