@@ -194,8 +194,8 @@ func (c *conn) read() (*wire.Frame, error) {
 	if kind != websocket.TextMessage {
 		return nil, errors.New("connection: binary frame")
 	}
-	f := new(wire.Frame)
-	if err := decode(c.frame.Bytes(), f); err != nil { // copies what it keeps
+	f, err := decodeFrame(c.frame.Bytes())
+	if err != nil {
 		return nil, fmt.Errorf("connection: frame: %w", err)
 	}
 	if c.frame.Cap() > maxWrite {

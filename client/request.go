@@ -76,7 +76,7 @@ func (r *Room) run(ctx context.Context, req *request, out any) error {
 	}
 	ok, err := r.await(ctx, req)
 	if err == nil && out != nil {
-		if err = decode(ok, out); err != nil {
+		if err = json.Unmarshal(ok, out); err != nil {
 			err = fmt.Errorf("answer to %s: %w", req.do, err)
 		}
 	}
