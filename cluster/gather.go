@@ -15,18 +15,19 @@ const (
 	maxSkip       = 64
 )
 
-// gathering has entries wait for the commands of clients that ask again as soon as
-// they are answered. Else the first of them to come back would go into an entry by
-// itself, and all others wait for that one to be on three disks before they are in
-// the next: two entries for what is one's work, and every other nearly empty.
+// gathering has the leader's entries, and the batches that a node sends to the leader,
+// wait for the commands of clients that ask again as soon as they are answered. Else
+// the first of them to come back would go into an entry by itself, and all others wait
+// for that one to be on three disks before they are in the next: two entries for what
+// is one's work, and every other nearly empty.
 //
 // When an entry is done, as many commands may come soon as were in it or wait
-// already. The next entry goes when they are there, or after the time that the one
-// before took. Clients that are far, or that do not ask again, make that a vain
-// wait; then many entries go as they come, several at a time, before it is tried
-// again.
+// already. The next entry goes when most of them are there, or after twice the time
+// that the one before took. Clients that are far, or that do not ask again, make that
+// a vain wait; then many entries go as they come, several at a time, before it is
+// tried again. What is said of entries goes for a node's batches.
 //
-// Guarded by mu of the leadership.
+// Guarded by mu of the leadership, or of the batcher.
 type gathering struct {
 	flying int       // entries in flight
 	aboard int       // commands in them
@@ -36,7 +37,7 @@ type gathering struct {
 	skip   int       // entries that go without, from now
 }
 
-// left notes that an entry is handed to raft.
+// left notes that an entry has gone.
 func (g *gathering) left(commands int) {
 	g.flying++
 	g.aboard += commands
