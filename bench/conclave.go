@@ -292,10 +292,12 @@ func (s *conclaveSession) watch(ctx context.Context, key string, f func([]byte),
 	}
 	w, err := r.Watch(ctx, client.Keys(key))
 	if err != nil {
+		_ = r.Close()
 		return err
 	}
 	started := make(chan struct{})
 	go func() {
+		defer r.Close() // the client lives on, for others
 		begun := false
 		for {
 			u, err := w.Next(ctx)
