@@ -158,7 +158,8 @@ func writePage(page, begin, end, text string) error {
 // plot draws the ratios as bars, on a logarithmic scale.
 func (r *results) plot(path string) error {
 	p := plot.New()
-	p.Title.Text = "Conclave against etcd and NATS, same machine, same run: how many times better"
+	p.Title.Text = "Times better than etcd and NATS, same machine and run"
+	p.Legend.Top = true // the right of the upper rows is free
 	p.X.Scale, p.X.Tick.Marker = plot.LogScale{}, plot.ConstantTicks{
 		{Value: 0.5, Label: "0.5"},
 		{Value: 1, Label: "1"},
