@@ -31,7 +31,6 @@ const maxWrite = 64 << 10
 // The queue is as long as the requests in flight, which the room's window
 // bounds.
 type conn struct {
-	ctx     context.Context // of the room: its end says goodbye
 	ws      *websocket.Conn
 	silence atomic.Int64 // ns that the server may be silent for
 	frame   bytes.Buffer // of the reader: the frame that came last
@@ -58,7 +57,7 @@ type outgoing struct {
 // leaves); the owner reads on until the server has said so too, or goodbyeLimit
 // is over.
 func newConn(ctx context.Context, ws *websocket.Conn) *conn {
-	c := &conn{ctx: ctx, ws: ws, wake: make(chan struct{}, 1), stop: make(chan struct{}), said: make(chan struct{})}
+	c := &conn{ws: ws, wake: make(chan struct{}, 1), stop: make(chan struct{}), said: make(chan struct{})}
 	ws.SetReadLimit(maxFrame)
 	ws.SetPingHandler(func(data string) error {
 		c.heard()
@@ -157,22 +156,21 @@ func (c *conn) hangUp() { _ = c.ws.NetConn().Close() }
 // setSilence says how long the server may be silent from now on.
 func (c *conn) setSilence(d time.Duration) {
 	c.silence.Store(int64(d))
-	c.mu.Lock()
-	c.moved = time.Time{}
-	c.mu.Unlock()
-	c.heard()
+	c.move(0)
 }
 
 // heard moves the deadline of the next frame, by a tenth of the silence at a time: it
 // costs more than the frame. A connection that is saying goodbye has one that stays:
 // that takes no longer because the server goes on talking.
-func (c *conn) heard() {
-	silence := time.Duration(c.silence.Load())
+func (c *conn) heard() { c.move(time.Duration(c.silence.Load()) / 10) }
+
+// move moves the deadline, unless that was done less than a while ago.
+func (c *conn) move(ago time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if now := time.Now(); !c.parting && now.Sub(c.moved) >= silence/10 {
+	if now := time.Now(); !c.parting && now.Sub(c.moved) >= ago {
 		c.moved = now
-		_ = c.ws.SetReadDeadline(now.Add(silence))
+		_ = c.ws.SetReadDeadline(now.Add(time.Duration(c.silence.Load())))
 	}
 }
 

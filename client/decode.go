@@ -8,9 +8,9 @@ import (
 )
 
 // decodeFrame decodes a frame, of which it keeps nothing. Answers and events, which
-// are nearly all that a server sends, are taken apart here, in a third of the time of
-// the standard library: half of what a watcher costs. It leaves to the library what
-// is not one of those, as our servers write them.
+// are nearly all that a server sends, are taken apart here, in two fifths of the time of
+// the standard library, which was a quarter of what a watcher costs its program. It
+// leaves to the library what is not one of those, as our servers write them.
 func decodeFrame(data []byte) (*wire.Frame, error) {
 	f := new(wire.Frame)
 	if json.Valid(data) {

@@ -361,7 +361,7 @@ func (n *Node) published(p *fsm.Published) {
 			n.log.Warn("list the snapshots", "error", err)
 		}
 	}
-	n.transport.Applied(p.Index, p.Term)
+	n.transport.Applied(p.Index)
 	n.indexes.advance(p.Index)
 	n.revs.advance(p.View.Rev())
 	if l := n.leadership.Load(); l != nil {

@@ -186,9 +186,8 @@ func (t *transport) Succeed(ctx context.Context, to raft.Server) error {
 // apply it while it does. Any node may call it for every entry; it never blocks.
 func (t *transport) Committed(index, term uint64) { t.nudges.committed(index, term) }
 
-// Applied says that this node has published the entry with that index, of that
-// raft term.
-func (t *transport) Applied(index, term uint64) {
+// Applied says that this node has published the entry with that index.
+func (t *transport) Applied(index uint64) {
 	t.reached.Store(max(index, t.reached.Load())) // raft's FSM goroutine alone calls this
 }
 
